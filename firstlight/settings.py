@@ -1,0 +1,226 @@
+"""Where things are: every setting of one environment, in one place, read once.
+
+A setting comes from, first wins: an environment variable ``FIRSTLIGHT_<NAME>``, the environment's settings file
+(``deployments/settings/<environment>.yaml``, or the file named by ``FIRSTLIGHT_SETTINGS``), the default below. The embedded
+default needs neither file nor variable. This module is the only reader of environment variables, and the only place where the
+libraries' telemetry is switched off: the lab has no network to send it to.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from firstlight.errors import RefusedError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Environment of every process we start: no telemetry, no pickle."""
+
+
+class Settings(BaseSettings):
+    """All settings of one environment. Paths are absolute after construction; relative ones start at the working directory."""
+
+    model_config = SettingsConfigDict(env_prefix="FIRSTLIGHT_", extra="forbid", frozen=True)
+
+    environment: str = Field(default="local", pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    """Name of the environment: chooses the settings file and the policy file, and keeps releases of environments apart."""
+
+    state_dir: Path = Path(".firstlight")
+    """Folder that holds everything this environment remembers on this machine. `make clean-state` removes it."""
+
+    model: str = Field(default="desi-vae", pattern=r"^[a-z][a-z0-9-]{0,60}$")
+    """Registered name of the model that commands mean when none is named."""
+
+    spectra: str | None = None
+    """Folder, file or s3:// prefix with the spectra of the night that the nightly flow reads; None means a synthetic sky."""
+
+    trainer: str = "Nightly pipeline <nightly-pipeline@firstlight.example>"
+    """Who hands over what the nightly flow trained, as `Name <mail>`; an approver must be somebody else."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    """Passes over the training rows in the nightly flow; None leaves the recipe's default."""
+
+    policy_file: Path | None = None
+    """Policy of this environment; None means deployments/policies/<environment>.yaml."""
+
+    approvers_file: Path | None = None
+    """Who may sign, with which keys and roles; None means approvers.yaml in the state folder."""
+
+    store_url: str | None = None
+    """SQLAlchemy URL of desired state, champions and releases; None means SQLite in the state folder."""
+
+    mlflow_tracking_uri: str | None = None
+    """MLflow server or database; None means SQLite in the state folder. PostgreSQL: postgresql+psycopg://... or a server's http URL."""
+
+    mlflow_artifacts: str | None = None
+    """Where MLflow keeps artifacts when the tracking URI is a database: a folder or s3://bucket/prefix; None means the state folder."""
+
+    prefect_api_url: str | None = None
+    """Address of a Prefect server's API, such as http://prefect.lab:4200/api; None means one of our own on SQLite in the state folder."""
+
+    prefect_port: int = Field(default=4200, ge=0, le=65535)
+    """Loopback port of our own Prefect server; 0 takes a free one."""
+
+    mlflow_port: int = Field(default=5000, ge=0, le=65535)
+    """Loopback port of the MLflow UI under `make up`; 0 takes a free one."""
+
+    gateway_port: int = Field(default=8080, ge=0, le=65535)
+    """Loopback port at which people and programs send spectra; 0 takes a free one."""
+
+    s3_endpoint_url: str | None = None
+    """S3-compatible endpoint (MinIO); None means Amazon's."""
+
+    s3_path_style: bool = True
+    """Address buckets by path, as MinIO wants, not by host name."""
+
+    s3_ca_bundle: Path | None = None
+    """Certificates that vouch for the S3 endpoint; None means the system's."""
+
+    s3_access_key: str | None = None
+    """S3 access key; None means the usual AWS variables and files."""
+
+    s3_secret_key: str | None = None
+    """S3 secret key; give it as FIRSTLIGHT_S3_SECRET_KEY, never in the file."""
+
+    s3_region: str | None = None
+    """S3 region; None means us-east-1, which MinIO ignores."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let environment variables win over the settings file, whose values arrive as init arguments."""
+        return env_settings, init_settings
+
+    @property
+    def state(self) -> Path:
+        """The state folder, absolute."""
+        return self.state_dir.expanduser().absolute()
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy file of this environment, absolute."""
+        return (self.policy_file or ROOT / "deployments" / "policies" / f"{self.environment}.yaml").absolute()
+
+    @property
+    def approvers_path(self) -> Path:
+        """The approvers file, absolute."""
+        return (self.approvers_file or self.state / "approvers.yaml").absolute()
+
+    @property
+    def store(self) -> str:
+        """URL of the store of desired state."""
+        return self.store_url or f"sqlite:///{self.state / 'state.db'}"
+
+    @property
+    def mlflow_ui_url(self) -> str:
+        """Address at which people find MLflow's UI, for links."""
+        if self.mlflow_tracking_uri and self.mlflow_tracking_uri.startswith("http"):
+            return self.mlflow_tracking_uri
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def prefect_ui_url(self) -> str:
+        """Address at which people find the Prefect UI, for links."""
+        if self.prefect_api_url:
+            return self.prefect_api_url.removesuffix("/api")
+        return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """URI of MLflow's tracking store."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.state / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> str:
+        """Where MLflow keeps artifacts."""
+        return self.mlflow_artifacts or str(self.state / "mlartifacts")
+
+    def folder(self, *parts: str) -> Path:
+        """Return a folder below the state folder, made when absent. Raises RefusedError when it cannot be written."""
+        path = self.state.joinpath(*parts)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RefusedError(
+                f"the state folder must be writable, {path} is not ({error.strerror}): choose another with FIRSTLIGHT_STATE_DIR"
+            ) from None
+        return path
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings of the environment named by FIRSTLIGHT_ENVIRONMENT. Raises RefusedError with every wrong value named."""
+    environment = str(overrides.get("environment") or os.environ.get("FIRSTLIGHT_ENVIRONMENT", "local"))
+    named = os.environ.get("FIRSTLIGHT_SETTINGS")
+    path = Path(named) if named else ROOT / "deployments" / "settings" / f"{environment}.yaml"
+    try:
+        return Settings(**{**_read(path, required=named is not None), "environment": environment, **overrides})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise RefusedError(f"settings must be valid, found {wrong}: mend {path} or the FIRSTLIGHT_ variable of that name") from None
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise RefusedError(f"FIRSTLIGHT_SETTINGS must name a file, {str(path)!r} is none: correct it or unset the variable")
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise RefusedError(f"the settings file must be YAML, {path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise RefusedError(f"the settings file must be a mapping of names to values, {path} holds a {type(values).__name__}")
+    return values
+
+
+@lru_cache(maxsize=1)
+def current() -> Settings:
+    """Return the settings of this process, read once; libraries that read variables of their own are told by them."""
+    settings = load()
+    quieten()
+    os.environ.update(_for_libraries(settings))
+    return settings
+
+
+def _for_libraries(settings: Settings) -> dict[str, str]:
+    """Return the variables by which MLflow's own S3 client learns what our settings say."""
+    told = {
+        "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint_url,
+        "AWS_CA_BUNDLE": settings.s3_ca_bundle and str(settings.s3_ca_bundle),
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key,
+        "AWS_DEFAULT_REGION": settings.s3_region,
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def environment_for_children(settings: Settings) -> dict[str, str]:
+    """Return the environment variables with which every process we start runs: the same settings, quiet libraries."""
+    return {**os.environ, **QUIET, "FIRSTLIGHT_STATE_DIR": str(settings.state), "FIRSTLIGHT_ENVIRONMENT": settings.environment}
+
+
+def quieten() -> None:
+    """Switch telemetry off in this process; called before any library that would send some is imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
