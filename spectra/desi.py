@@ -1,0 +1,107 @@
+"""DESI coadd and spectra files, read by HDU name (their order is arbitrary), RESOLUTION never touched.
+
+A spectra file has one row per exposure and stays so: a target observed three times gives three rows with the same
+TARGETID. A coadd has one row per target; a second row of a target is refused.
+"""
+
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from spectra import fibermap, fitsfile, refusals
+from spectra import metadata as meta
+from spectra.arms import ArmSpectra, combine, snr
+from spectra.batch import SpectrumBatch, empty
+from spectra.errors import SpectraError
+from spectra.grid import ARMS, TOLERANCE, WAVELENGTH, Arm
+from spectra.tables import Table, spectra_table
+
+
+def matches(hdus: fits.HDUList) -> bool:
+    """Say whether this is a file of DESI spectra: a fibre map and at least one arm."""
+    return "FIBERMAP" in hdus and any(f"{arm.name}_FLUX" in hdus for arm in ARMS)
+
+
+def read(hdus: fits.HDUList, *, name: str) -> SpectrumBatch:
+    """Return the usable spectra of an open DESI file and its refused rows. Raises SpectraError when the file is not as documented."""
+    fibers = spectra_table(hdus, "FIBERMAP", name=name)
+    targetid = fibers.targetids()
+    for arm in ARMS:
+        _check_wavelengths(hdus, arm, name=name)
+    reasons = _fiber_reasons(fibers, targetid)
+    refused = refusals.rows(reasons, targetid=targetid, numbers=range(fibers.rows), name=name)
+    keep = refusals.kept(reasons)
+    if not len(keep):
+        return empty(tuple(refused))
+    combined = combine({arm.name: _arm(hdus, arm, rows=fibers.rows, keep=keep, name=name) for arm in ARMS})
+    batch = SpectrumBatch(
+        wavelength=WAVELENGTH,
+        flux=combined.flux,
+        ivar=combined.ivar,
+        mask=combined.mask,
+        targetid=targetid[keep],
+        metadata=_metadata(hdus, fibers, targetid, name=name).iloc[keep].reset_index(drop=True),
+    )
+    return _without_broken(batch, combined.broken, numbers=keep, refused=refused, name=name)
+
+
+def _fiber_reasons(fibers: Table, targetid: NDArray[np.int64]) -> refusals.Reasons:
+    return refusals.by_fiber(
+        targetid,
+        objtypes=fibers.texts("OBJTYPE"),
+        status=fibermap.status(fibers),
+        bits=fibermap.target_bits(fibers),
+        unique="COADD_FIBERSTATUS" in fibers,
+    )
+
+
+def _metadata(hdus: fits.HDUList, fibers: Table, targetid: NDArray[np.int64], *, name: str) -> Any:
+    return meta.table(fibers.rows, {**fibermap.columns(hdus, fibers, targetid, name=name), "source_file": name})
+
+
+def _check_wavelengths(hdus: fits.HDUList, arm: Arm, *, name: str) -> None:
+    stored = fitsfile.image(hdus, f"{arm.name}_WAVELENGTH", shape=(arm.size,), name=name)
+    with np.errstate(invalid="ignore"):
+        miss = float(np.max(np.abs(stored - WAVELENGTH[arm.pixels])))
+    if not miss <= TOLERANCE:  # NaN must fail too
+        raise SpectraError(
+            f"{name} must have {arm.name}_WAVELENGTH on the DESI grid within {TOLERANCE} Å, found {miss:.4g} Å off; "
+            "it was made with another grid: resample it first"
+        )
+
+
+def _arm(hdus: fits.HDUList, arm: Arm, *, rows: int, keep: NDArray[np.intp], name: str) -> ArmSpectra:
+    """Return the kept rows of one arm."""
+
+    def stored(kind: str) -> NDArray[Any]:
+        whole = fitsfile.image(hdus, f"{arm.name}_{kind}", shape=(rows, arm.size), name=name)
+        return whole if len(keep) == rows else whole[keep]
+
+    mask = stored("MASK") if f"{arm.name}_MASK" in hdus else None
+    if mask is not None and mask.dtype.kind not in "iu":
+        raise SpectraError(f"{name} must have integers in {arm.name}_MASK, found {mask.dtype}; write the file again")
+    return ArmSpectra(flux=stored("FLUX"), ivar=stored("IVAR"), mask=mask)
+
+
+def _without_broken(
+    batch: SpectrumBatch, broken: NDArray[np.int64], *, numbers: NDArray[np.intp], refused: list[Any], name: str
+) -> SpectrumBatch:
+    """Return the batch without the rows whose pixels make no spectrum, with S/N and masked fraction filled in."""
+    usable = np.count_nonzero(batch.ivar, axis=1)
+    batch.metadata["masked_fraction"] = 1 - usable / batch.flux.shape[1]
+    batch.metadata["snr"] = snr(batch.flux, batch.ivar)
+    reasons = refusals.by_pixels(broken, usable)
+    refused = refused + refusals.rows(reasons, targetid=batch.targetid, numbers=numbers.tolist(), name=name)
+    keep = refusals.kept(reasons)
+    whole = batch if len(keep) == len(batch) else batch.take(keep)
+    return SpectrumBatch(
+        wavelength=whole.wavelength,
+        flux=whole.flux,
+        ivar=whole.ivar,
+        mask=whole.mask,
+        targetid=whole.targetid,
+        metadata=whole.metadata,
+        refused=tuple(sorted(refused, key=lambda row: row.row)),
+    )
