@@ -1,0 +1,71 @@
+"""What can go wrong on the way to traffic.
+
+firstlight.errors.RefusedError
+└── RolloutError              repeating it unchanged cannot succeed
+    ├── BadTraffic            weights or versions that mean nothing
+    ├── StaleGeneration       somebody else changed the desired state since it was read
+    ├── StaleChampion         somebody else moved the champion since it was read
+    ├── ReleaseRunning        another release of this model is open in this environment
+    ├── ReleaseClosed         the release is finished, or cannot be finished like this
+    ├── UnknownRelease        no release has this id
+    ├── UnknownVersion        no servable version has this number, or its digest is another one
+    ├── NoPrevious            there is nothing to roll back to
+    └── StoreRefused          the database is read-only, damaged, or of another schema
+firstlight.errors.TransientError
+├── StoreBusy                 another writer holds the database for longer than the busy timeout
+└── StoreUnreachable          the database does not answer, or its disk is full
+"""
+
+from firstlight.errors import RefusedError, TransientError
+
+
+class RolloutError(RefusedError):
+    """Base of what this room refuses."""
+
+
+class BadTraffic(RolloutError):
+    """The traffic, desired or observed state contradicts itself."""
+
+
+class StaleGeneration(RolloutError):
+    """The desired state has moved on: read it again and decide again."""
+
+
+class StaleChampion(RolloutError):
+    """The champion is not the one the caller decided against: decide again against the present one."""
+
+
+class ReleaseRunning(RolloutError):
+    """One open release per (environment, model); ``release_id`` is the one in the way."""
+
+    def __init__(self, message: str, *, release_id: str) -> None:
+        super().__init__(message)
+        self.release_id = release_id
+
+
+class ReleaseClosed(RolloutError):
+    """The release has ended already, or would end as something that did not happen."""
+
+
+class UnknownRelease(RolloutError):
+    """No such release."""
+
+
+class UnknownVersion(RolloutError):
+    """No such servable version, or another digest under its number."""
+
+
+class NoPrevious(RolloutError):
+    """There is no earlier champion to go back to."""
+
+
+class StoreRefused(RolloutError):
+    """The database cannot be used as it is: read-only, damaged, foreign."""
+
+
+class StoreBusy(TransientError):
+    """Another process holds the write lock for too long."""
+
+
+class StoreUnreachable(TransientError):
+    """The database server or file does not answer, or the disk is full."""

@@ -1,0 +1,234 @@
+"""The values of a rollout: what should be true (``Desired``), what is true (``Observed``), and by which rules it may change.
+
+Versions are strings (the registry's numbers). Times are unix seconds, weights whole percent. Everything is checked at
+construction, so no later code asks again.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rollout.errors import BadTraffic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """Who answers. ``Traffic()`` is nobody. A canary of weight 0 is started but gets no request (capacity before traffic).
+
+    Raises BadTraffic when the weights and versions contradict each other.
+
+    >>> Traffic(stable="3", canary="4", canary_weight=5).share("4")
+    0.05
+    """
+
+    stable: str | None = None
+    canary: str | None = None
+    canary_weight: int = 0
+    """Percent of requests the canary answers, 0..100; without a stable version only 0 or 100."""
+
+    def __post_init__(self) -> None:
+        for problem in _traffic_problems(self):
+            raise BadTraffic(problem)
+
+    def share(self, version: str) -> float:
+        """Return the share of requests, 0..1, that ``version`` gets."""
+        if version == self.canary:
+            return self.canary_weight / 100
+        return 1 - self.canary_weight / 100 if version == self.stable else 0.0
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions that must be running: stable first."""
+        return tuple(version for version in (self.stable, self.canary) if version is not None)
+
+
+def _traffic_problems(traffic: Traffic) -> list[str]:
+    weight, problems = traffic.canary_weight, []
+    if type(weight) is not int or not 0 <= weight <= 100:
+        return [f"canary_weight must be a whole percent from 0 to 100, got {weight!r}; give one"]
+    if any(not isinstance(version, str) or not version for version in (traffic.stable, traffic.canary) if version is not None):
+        problems.append(
+            f"versions must be non-empty strings, got stable {traffic.stable!r} and canary {traffic.canary!r}; use None for no version"
+        )
+    if weight and traffic.canary is None:
+        problems.append(f"canary_weight {weight} needs a canary, got none; name the canary or use weight 0")
+    if traffic.canary is not None and traffic.canary == traffic.stable:
+        problems.append(f"stable and canary must differ, both are {traffic.canary!r}; leave the canary out")
+    if traffic.canary is not None and traffic.stable is None and weight not in (0, 100):
+        problems.append(f"without a stable version the canary must take 0 or 100 percent, got {weight}: the rest would go nowhere")
+    return problems
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desired:
+    """What should be true, as stored. Generation grows by one with every change of traffic, from 1. Raises BadTraffic."""
+
+    environment: str
+    model: str
+    generation: int
+    traffic: Traffic
+    lease_until: float | None = None
+    """Unix seconds until which the canary may stay out without being renewed; only, and always, while there is a canary."""
+
+    def __post_init__(self) -> None:
+        if (self.lease_until is None) != (self.traffic.canary is None):
+            raise BadTraffic(
+                f"a canary holds a lease and nothing else does, got canary {self.traffic.canary!r} with lease_until {self.lease_until!r}; "
+                "give lease_until exactly when there is a canary"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What the supervisor read back from the running world."""
+
+    environment: str
+    model: str
+    generation: int
+    """The desired generation this answers to; 0 before the first."""
+    traffic: Traffic | None
+    """The gateway's routes as read back; None when they could not be read."""
+    ready: tuple[str, ...] = ()
+    """Versions whose server is up and has replayed its golden vectors."""
+    gateway_url: str | None = None
+    heartbeat: float = 0.0
+    """Unix seconds of the supervisor's last round."""
+    problems: tuple[str, ...] = ()
+    """Sentences for a person: why something desired is not true yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServableVersion:
+    """A version that can be served: which folder, and which bytes it must hold."""
+
+    model: str
+    version: str
+    folder: str
+    """The hand-off folder. A location, not an identity: it may move, the digests may not."""
+    model_digest: str
+    """sha256 of model.pt2."""
+    handoff_digest: str
+    """sha256 of handoff.yaml."""
+
+
+class Phase(StrEnum):
+    """Where a rollout stands. The last three are ends and never left."""
+
+    STARTING = "starting"
+    """The canary is being started and gets no request yet; ends when it is ready or its deadline passes."""
+    PROGRESSING = "progressing"
+    """The canary answers the weight of the present step and is being judged."""
+    PROMOTING = "promoting"
+    """Every step passed: the canary keeps the last step's traffic until the champion has been moved in the store."""
+    SUCCEEDED = "succeeded"
+    """The canary has become the champion and stable."""
+    FAILED = "failed"
+    """Shown to be worse than allowed: all traffic is back on the old stable."""
+    UNDECIDED = "undecided"
+    """Could not be told by the deadline: all traffic is back on the old stable."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the rollout has ended."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.UNDECIDED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutSpec:
+    """One rollout: which canary against which stable, by which policy."""
+
+    canary: str
+    stable: str | None
+    """The present champion; None at a model's first release."""
+    policy: "RolloutPolicy"
+
+    def __post_init__(self) -> None:
+        Traffic(stable=self.stable, canary=self.canary)  # the same rules hold: non-empty, and not the same
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The weights to pass, percent. Without a stable version there is nobody to share with: one step of 100 %."""
+        return self.policy.steps if self.stable is not None else (100,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutStatus:
+    """How far a rollout is. A value: ``controller.begin`` makes the first, ``controller.advance`` returns the next."""
+
+    stable: str | None
+    canary: str
+    phase: Phase
+    step: int
+    """Index into ``RolloutSpec.steps``."""
+    weight: int
+    """Percent of requests the canary answers in this phase and step."""
+    started: float
+    """Unix seconds at which the rollout began: stable is measured from here, because at 100 % it answers nothing any more."""
+    step_started: float
+    """Unix seconds at which the present phase and step began: the canary is measured, and deadlines count, from here."""
+    reasons: tuple[str, ...] = ()
+    """Sentences: why the rollout stands where it stands."""
+
+    def to_dict(self) -> dict[str, str | int | float | list[str] | None]:
+        """Return the plain JSON form."""
+        return {
+            "phase": self.phase.value,
+            "stable": self.stable,
+            "canary": self.canary,
+            "step": self.step,
+            "weight": self.weight,
+            "started": self.started,
+            "step_started": self.step_started,
+            "reasons": list(self.reasons),
+        }
+
+
+class RolloutPolicy(BaseModel):
+    """How a canary is judged, from the environment's policy file. Frozen; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    steps: tuple[int, ...] = (5, 25, 50, 100)
+    """Percent of requests on the canary, step by step: rising, from at least 1, and ending at 100, so that the canary has carried the
+    whole load
+    before it is champion."""
+    requests_per_step: int = Field(default=72, ge=1)
+    """Requests the canary must have answered in a step, and stable since the start, before anything passes. 72 is the fewest that can
+    bound a p95
+    from above, and show an error rate below 5 %, at 95 % confidence."""
+    step_deadline_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Seconds a step may take to be decided, and a canary to become ready. Then it is *cannot tell* and traffic goes back to stable.
+    Give a quiet
+    service hours: at 20 requests an hour and 5 % a step needs three days."""
+    lease_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Seconds a canary stays out when nobody renews its lease: the longest a dead flow can leave it in traffic."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, allow_inf_nan=False)
+    """Two-sided confidence of every interval: each bound errs in at most (1 - confidence) / 2 of the looks."""
+    error_limit: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)
+    """Highest share of failed requests, 0..1; the upper bound of the canary's share must not exceed it."""
+    error_margin: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
+    """How much higher than stable's the canary's share of failed requests may be, as a difference of shares 0..1, before it is shown to
+    be worse."""
+    latency_quantile: float = Field(default=0.95, gt=0.5, lt=1, allow_inf_nan=False)
+    """Which quantile of the answer times is judged, 0..1. p95 is what a person notices; a p99 has no upper bound below 368 requests."""
+    latency_ratio_limit: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Highest ratio canary : stable of that quantile, on the same machines. 2 leaves room for a service whose answers jitter."""
+    latency_limit_seconds: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Highest value of that quantile, in seconds, where there is no stable version to compare with."""
+    quality_margin: float = Field(default=0.10, gt=0, lt=1, allow_inf_nan=False)
+    """How much lower than stable's the share of good answers may be, as a difference of shares 0..1."""
+    quality_minimum: float = Field(default=0.80, gt=0, lt=1, allow_inf_nan=False)
+    """Lowest share of good answers, 0..1, where there is no stable version to compare with; the lower bound must reach it."""
+    agreement_minimum: int = Field(default=20, ge=1)
+    """Answers that must have been compared with the evaluated ones in a step."""
+    disagreement_limit: int = Field(default=0, ge=0)
+    """How many answers may differ from the evaluated ones. 0: a model that answers otherwise in service than on the bench is not the one
+    that was judged."""
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_rise_to_100(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if not steps or steps[-1] != 100 or list(steps) != sorted(set(steps)) or steps[0] < 1:
+            raise ValueError(f"steps must rise from at least 1 to exactly 100 percent, got {steps!r}; for example [5, 25, 50, 100]")
+        return steps

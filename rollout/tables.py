@@ -1,0 +1,156 @@
+"""The store's schema. SQLAlchemy Core, the same on SQLite and PostgreSQL; ``SCHEMA_VERSION`` is written into the database.
+
+The champion of (environment, model) is not a column somebody can set twice: it is the history line with the highest
+sequence, and (environment, model, sequence) is unique. History and decisions refuse UPDATE and DELETE by trigger.
+"""
+
+from sqlalchemy import (
+    DDL,
+    JSON,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+    text,
+)
+
+SCHEMA_VERSION = 1
+
+METADATA = MetaData()
+
+SCHEMA = Table("rollout_schema", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
+
+DESIRED = Table(
+    "desired_state",
+    METADATA,
+    Column("environment", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("stable", String),
+    Column("canary", String),
+    Column("canary_weight", Integer, nullable=False),
+    Column("lease_until", Float),
+    Column("changed_by", String, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    CheckConstraint("canary_weight BETWEEN 0 AND 100", name="desired_weight_is_percent"),
+    CheckConstraint("(canary IS NULL) = (lease_until IS NULL)", name="desired_canary_holds_a_lease"),
+)
+
+OBSERVED = Table(
+    "observed_state",
+    METADATA,
+    Column("environment", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("traffic", JSON(none_as_null=True)),
+    Column("ready", JSON, nullable=False),
+    Column("gateway_url", String),
+    Column("heartbeat", Float, nullable=False),
+    Column("problems", JSON, nullable=False),
+)
+
+VERSIONS = Table(
+    "versions",
+    METADATA,
+    Column("model", String, primary_key=True),
+    Column("version", String, primary_key=True),
+    Column("folder", Text, nullable=False),
+    Column("model_digest", String, nullable=False),
+    Column("handoff_digest", String, nullable=False),
+    Column("added_at", Float, nullable=False),
+)
+
+RELEASES = Table(
+    "releases",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("environment", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("handoff_digest", String, nullable=False),
+    Column("model_digest", String, nullable=False),
+    Column("policy_digest", String, nullable=False),
+    Column("opened_by", String, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("closed_at", Float),
+    Column("summary", Text, nullable=False),
+)
+_STILL_OPEN = text("status = 'open'")
+Index("one_open_release", RELEASES.c.environment, RELEASES.c.model, unique=True, sqlite_where=_STILL_OPEN, postgresql_where=_STILL_OPEN)
+
+CHAMPIONS = Table(
+    "champions",
+    METADATA,
+    Column("environment", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("version", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("previous", String),
+    Column("action", String, nullable=False),
+    Column("release_id", String),
+    Column("reason", Text, nullable=False),
+    Column("made_by", String, nullable=False),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("environment", "model", "release_id", name="a_release_promotes_once"),
+    ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"], name="champion_is_servable"),
+    CheckConstraint("(action = 'promote') = (release_id IS NOT NULL)", name="only_a_release_promotes"),
+)
+
+DECISIONS = Table(
+    "decisions",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("environment", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("what", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("made_by", String, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_autoincrement=True,  # numbers are never used again, so a gap shows
+)
+
+STEPS = Table(
+    "rollout_steps",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("release_id", String, nullable=False, index=True),
+    Column("point", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+_SQLITE_APPEND_ONLY = """
+CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END
+"""
+_POSTGRES_FUNCTION = """
+CREATE OR REPLACE FUNCTION rollout_append_only() RETURNS trigger AS $$
+BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END
+$$ LANGUAGE plpgsql
+"""
+_POSTGRES_APPEND_ONLY = """
+CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION rollout_append_only()
+"""
+
+
+def _append_only(table: Table) -> None:
+    for verb in ("UPDATE", "DELETE"):
+        statement = DDL(_SQLITE_APPEND_ONLY.format(table=table.name, verb=verb))  # type: ignore[no-untyped-call]
+        event.listen(table, "after_create", statement.execute_if(dialect="sqlite"))
+    for template in (_POSTGRES_FUNCTION, _POSTGRES_APPEND_ONLY):
+        statement = DDL(template.format(table=table.name) if template is _POSTGRES_APPEND_ONLY else template)  # type: ignore[no-untyped-call]
+        event.listen(table, "after_create", statement.execute_if(dialect="postgresql"))
+
+
+for _table in (CHAMPIONS, DECISIONS, STEPS):
+    _append_only(_table)

@@ -1,0 +1,193 @@
+"""Desired and observed state, servable versions and decisions as rows. Every function works inside the caller's transaction."""
+
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from firstlight.digest import sha256_json
+from rollout.errors import StaleGeneration, UnknownVersion
+from rollout.records import Decision
+from rollout.spec import Desired, Observed, ServableVersion, Traffic
+from rollout.tables import DECISIONS, DESIRED, OBSERVED, VERSIONS
+
+
+def desired(connection: Connection, environment: str, model: str) -> Desired | None:
+    """Return the desired state, or None before the first one."""
+    row = connection.execute(select(DESIRED).where(_of(DESIRED, environment, model))).one_or_none()
+    if row is None:
+        return None
+    traffic = Traffic(stable=row.stable, canary=row.canary, canary_weight=row.canary_weight)
+    return Desired(environment=environment, model=model, generation=row.generation, traffic=traffic, lease_until=row.lease_until)
+
+
+def put_desired(connection: Connection, wanted: Desired, *, by: str, at: float) -> None:
+    """Write ``wanted`` over whatever was there."""
+    values = {
+        "generation": wanted.generation,
+        "stable": wanted.traffic.stable,
+        "canary": wanted.traffic.canary,
+        "canary_weight": wanted.traffic.canary_weight,
+        "lease_until": wanted.lease_until,
+        "changed_by": by,
+        "changed_at": at,
+    }
+    changed = connection.execute(update(DESIRED).where(_of(DESIRED, wanted.environment, wanted.model)).values(**values))
+    if not changed.rowcount:
+        connection.execute(insert(DESIRED).values(environment=wanted.environment, model=wanted.model, **values))
+
+
+def change_traffic(
+    connection: Connection, environment: str, model: str, traffic: Traffic, *, lease_until: float | None, by: str, at: float
+) -> Desired:
+    """Make ``traffic`` the desired state and log it; the same traffic again keeps the generation and only takes the new lease."""
+    now = desired(connection, environment, model)
+    same = now is not None and now.traffic == traffic
+    generation = (now.generation if now else 0) + (0 if same else 1)
+    wanted = Desired(environment=environment, model=model, generation=generation, traffic=traffic, lease_until=lease_until)
+    if wanted == now:
+        return wanted
+    put_desired(connection, wanted, by=by, at=at)
+    if not same:
+        log(connection, environment, model, what="traffic", digest=_traffic_digest(traffic), detail=_describe(wanted), by=by, at=at)
+    return wanted
+
+
+def check_generation(now: Desired | None, expected: int | None) -> None:
+    """Raise StaleGeneration unless ``now`` has the expected generation (0: none yet; None: any)."""
+    found = now.generation if now else 0
+    if expected is not None and found != expected:
+        raise StaleGeneration(
+            f"the desired state must still be generation {expected}, it is {found} by now; read it again and decide again"
+        )
+
+
+def renew_lease(connection: Connection, environment: str, model: str, generation: int, lease_until: float) -> None:
+    """Raise StaleGeneration unless the canary of this generation is still out."""
+    still = _of(DESIRED, environment, model) & (DESIRED.c.generation == generation) & DESIRED.c.canary.is_not(None)
+    if not connection.execute(update(DESIRED).where(still).values(lease_until=lease_until)).rowcount:
+        now = desired(connection, environment, model)
+        check_generation(now, generation)
+        raise StaleGeneration(
+            f"a lease can be renewed only while a canary is out, generation {generation} of {model!r} has none; stop renewing"
+        )
+
+
+def put_observed(connection: Connection, seen: Observed) -> None:
+    """Write ``seen`` over whatever was there."""
+    traffic = seen.traffic
+    values = {
+        "generation": seen.generation,
+        "traffic": None if traffic is None else _traffic_json(traffic),
+        "ready": list(seen.ready),
+        "gateway_url": seen.gateway_url,
+        "heartbeat": seen.heartbeat,
+        "problems": list(seen.problems),
+    }
+    connection.execute(delete(OBSERVED).where(_of(OBSERVED, seen.environment, seen.model)))
+    connection.execute(insert(OBSERVED).values(environment=seen.environment, model=seen.model, **values))
+
+
+def observed(connection: Connection, environment: str, model: str) -> Observed | None:
+    """Return what was last seen, or None when nobody has looked yet."""
+    row = connection.execute(select(OBSERVED).where(_of(OBSERVED, environment, model))).one_or_none()
+    if row is None:
+        return None
+    return Observed(
+        environment=environment,
+        model=model,
+        generation=row.generation,
+        traffic=None if row.traffic is None else Traffic(**row.traffic),
+        ready=tuple(row.ready),
+        gateway_url=row.gateway_url,
+        heartbeat=row.heartbeat,
+        problems=tuple(row.problems),
+    )
+
+
+def add_version(connection: Connection, new: ServableVersion, *, at: float) -> None:
+    """Add a servable version; again is a no-op but for the folder. Raises UnknownVersion when the number holds other bytes."""
+    found = find_version(connection, new.model, new.version)
+    values = {"folder": new.folder, "model_digest": new.model_digest, "handoff_digest": new.handoff_digest}
+    if found is None:
+        connection.execute(insert(VERSIONS).values(model=new.model, version=new.version, added_at=at, **values))
+        return
+    if (found.model_digest, found.handoff_digest) != (new.model_digest, new.handoff_digest):
+        raise UnknownVersion(
+            f"version {new.version!r} of {new.model!r} must keep its bytes, it is model {found.model_digest[:12]} "
+            f"(hand-off {found.handoff_digest[:12]}) "
+            f"and was given as {new.model_digest[:12]} (hand-off {new.handoff_digest[:12]}); register it under a new number"
+        )
+    if found.folder != new.folder:
+        at_number = and_(VERSIONS.c.model == new.model, VERSIONS.c.version == new.version)
+        connection.execute(update(VERSIONS).where(at_number).values(folder=new.folder))
+
+
+def find_version(connection: Connection, model: str, version: str) -> ServableVersion | None:
+    """Return a servable version, or None."""
+    row = connection.execute(select(VERSIONS).where(VERSIONS.c.model == model, VERSIONS.c.version == version)).one_or_none()
+    return None if row is None else _version(row)
+
+
+def get_version(connection: Connection, model: str, version: str) -> ServableVersion:
+    """Return a servable version. Raises UnknownVersion."""
+    found = find_version(connection, model, version)
+    if found is None:
+        raise UnknownVersion(f"version {version!r} of {model!r} must be known to the store, it is not; register it first")
+    return found
+
+
+def version_by_digest(connection: Connection, model: str, digest: str) -> ServableVersion | None:
+    """Return the version added last whose model or hand-off has this sha256, or None."""
+    matches = (VERSIONS.c.model_digest == digest) | (VERSIONS.c.handoff_digest == digest)
+    rows = connection.execute(select(VERSIONS).where(VERSIONS.c.model == model, matches).order_by(VERSIONS.c.added_at.desc()))
+    row = rows.first()
+    return None if row is None else _version(row)
+
+
+def log(connection: Connection, environment: str, model: str, *, what: str, digest: str, detail: str, by: str, at: float) -> None:
+    """Append one decision."""
+    values = {"what": what, "digest": digest, "detail": detail, "made_by": by, "at": at}
+    connection.execute(insert(DECISIONS).values(environment=environment, model=model, **values))
+
+
+def decisions(connection: Connection, environment: str, model: str) -> list[Decision]:
+    """Return every decision, oldest first."""
+    rows = connection.execute(select(DECISIONS).where(_of(DECISIONS, environment, model)).order_by(DECISIONS.c.number))
+    return [
+        Decision(
+            number=row.number,
+            environment=row.environment,
+            model=row.model,
+            what=row.what,
+            digest=row.digest,
+            detail=row.detail,
+            by=row.made_by,
+            at=row.at,
+        )
+        for row in rows
+    ]
+
+
+def _of(table: object, environment: str, model: str) -> ColumnElement[bool]:
+    columns = table.c  # type: ignore[attr-defined]
+    return and_(columns.environment == environment, columns.model == model)
+
+
+def _version(row: Row[tuple[object, ...]]) -> ServableVersion:
+    values = row._mapping
+    fields = ("model", "version", "folder", "model_digest", "handoff_digest")
+    return ServableVersion(**{name: values[name] for name in fields})
+
+
+def _traffic_json(traffic: Traffic) -> dict[str, str | int | None]:
+    return {"stable": traffic.stable, "canary": traffic.canary, "canary_weight": traffic.canary_weight}
+
+
+def _traffic_digest(traffic: Traffic) -> str:
+    return sha256_json(_traffic_json(traffic))
+
+
+def _describe(wanted: Desired) -> str:
+    traffic = wanted.traffic
+    if traffic.canary is None:
+        return f"generation {wanted.generation}: all traffic to {traffic.stable or 'nobody'}"
+    return f"generation {wanted.generation}: {traffic.canary_weight} % to canary {traffic.canary}, the rest to {traffic.stable or 'nobody'}"

@@ -1,0 +1,92 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rollout.errors import BadTraffic
+from rollout.reconciler import effective_traffic
+from rollout.spec import Desired, RolloutPolicy, RolloutSpec, Traffic
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param({"stable": "1", "canary": "2", "canary_weight": 101}, "from 0 to 100", id="more than everything"),
+        pytest.param({"stable": "1", "canary": "2", "canary_weight": -1}, "from 0 to 100", id="less than nothing"),
+        pytest.param({"stable": "1", "canary": "2", "canary_weight": 5.5}, "whole percent", id="half a percent"),
+        pytest.param({"stable": "1", "canary": "2", "canary_weight": True}, "whole percent", id="a boolean"),
+        pytest.param({"stable": "1", "canary": "2", "canary_weight": float("nan")}, "whole percent", id="not a number"),
+        pytest.param({"stable": "1", "canary_weight": 5}, "needs a canary", id="weight for nobody"),
+        pytest.param({"stable": "1", "canary": "1", "canary_weight": 5}, "must differ", id="a version against itself"),
+        pytest.param({"canary": "2", "canary_weight": 5}, "go nowhere", id="the rest to nobody"),
+        pytest.param({"stable": ""}, "non-empty", id="a version without a name"),
+        pytest.param({"stable": 3}, "non-empty strings", id="a version that is a number"),
+    ],
+)
+def test_traffic_that_means_nothing_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadTraffic, match=said):
+        Traffic(**fields)
+
+
+def test_the_shares_of_traffic_add_up_to_everything() -> None:
+    for weight in (0, 5, 25, 50, 100):
+        traffic = Traffic(stable="1", canary="2", canary_weight=weight)
+        assert sum(traffic.share(version) for version in traffic.versions) == pytest.approx(1)
+        assert traffic.share("2") == weight / 100
+        assert traffic.share("3") == 0
+
+
+def test_a_canary_always_holds_a_lease_and_nothing_else_does() -> None:
+    with pytest.raises(BadTraffic, match="holds a lease"):
+        Desired(environment="e", model="m", generation=1, traffic=Traffic(stable="1", canary="2"), lease_until=None)
+    with pytest.raises(BadTraffic, match="holds a lease"):
+        Desired(environment="e", model="m", generation=1, traffic=Traffic(stable="1"), lease_until=5.0)
+
+
+@pytest.mark.parametrize(("now", "weight"), [(9.9, 25), (10.0, 0), (11.0, 0)])
+def test_a_lapsed_lease_means_the_canary_is_gone(now: float, weight: int) -> None:
+    traffic = Traffic(stable="1", canary="2", canary_weight=25)
+    wanted = Desired(environment="e", model="m", generation=1, traffic=traffic, lease_until=10.0)
+    assert effective_traffic(wanted, now) == (traffic if weight else Traffic(stable="1"))
+
+
+def test_stable_alone_needs_no_lease() -> None:
+    wanted = Desired(environment="e", model="m", generation=1, traffic=Traffic(stable="1"))
+    assert effective_traffic(wanted, 1e12) == Traffic(stable="1")
+
+
+@pytest.mark.parametrize("steps", [[], [5, 25], [25, 5, 100], [0, 100], [5, 5, 100], [5, 100, 120]])
+def test_steps_that_do_not_rise_to_100_are_refused(steps: list[int]) -> None:
+    with pytest.raises(ValidationError, match="rise from at least 1 to exactly 100"):
+        RolloutPolicy.model_validate({"steps": steps})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"unknown": 1},
+        {"confidence": 1.0},
+        {"confidence": float("nan")},
+        {"lease_seconds": 0},
+        {"step_deadline_seconds": float("inf")},
+        {"error_limit": 0},
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RolloutPolicy.model_validate(fields)
+
+
+def test_every_policy_field_says_what_it_means() -> None:
+    for name, field in RolloutPolicy.model_fields.items():
+        assert len(field.description or "") > 40, name
+
+
+def test_without_a_stable_version_there_is_one_step() -> None:
+    assert RolloutSpec(canary="1", stable=None, policy=RolloutPolicy()).steps == (100,)
+    assert RolloutSpec(canary="2", stable="1", policy=RolloutPolicy()).steps == (5, 25, 50, 100)
+
+
+def test_a_version_is_not_released_against_itself() -> None:
+    with pytest.raises(BadTraffic):
+        RolloutSpec(canary="1", stable="1", policy=RolloutPolicy())
