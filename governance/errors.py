@@ -1,0 +1,40 @@
+"""What governance refuses.
+
+RefusedError
+└── GovernanceError
+    ├── ScenarioError       a risk scenario file is not usable
+    ├── ApproversError      the approvers file is not usable
+    ├── SignatureError      a signature cannot be made or does not verify
+    ├── SignOffError        a sign-off cannot be given
+    └── EvidenceError       evidence is missing, unreadable or of the wrong form
+"""
+
+from firstlight.errors import RefusedError
+
+
+class GovernanceError(RefusedError):
+    """Base of everything this room refuses."""
+
+
+class ScenarioError(GovernanceError):
+    """A risk scenario file cannot be used."""
+
+
+class PolicyError(GovernanceError):
+    """The risk section of a policy file cannot be used."""
+
+
+class ApproversError(GovernanceError):
+    """The approvers file cannot be used."""
+
+
+class SignatureError(GovernanceError):
+    """A signature cannot be made, read or verified."""
+
+
+class SignOffError(GovernanceError):
+    """A sign-off cannot be given or read."""
+
+
+class EvidenceError(GovernanceError):
+    """Evidence is missing, unreadable or not of the stated form."""

@@ -1,0 +1,44 @@
+"""The list of every file in a release folder with its sha256, written last: what is not in it was added, what differs was changed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from firstlight.digest import sha256_file, write_json
+from governance.documents import parse_json, read_bounded
+from governance.errors import EvidenceError
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = "firstlight/manifest/v1"
+
+
+def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (relative path with /, path) of everything in ``folder`` but the manifest and unfinished writes, sorted; links are not followed."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST_FILE and not path.name.startswith("."):
+            yield name, path
+
+
+def write_manifest(folder: Path, *, release: str) -> str:
+    """Write manifest.json over the files that are there now and return its sha256. Raises EvidenceError on a symbolic link."""
+    entries: dict[str, Any] = {}
+    for name, path in files_of(folder):
+        if path.is_symlink():
+            raise EvidenceError(f"a release folder must hold files of its own, found the symbolic link {name!r}: copy the file there")
+        entries[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    return write_json(folder / MANIFEST_FILE, {"format": FORMAT, "release": release, "files": entries})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest. Raises EvidenceError when it is missing or not one."""
+    path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise EvidenceError(f"{folder} must hold {MANIFEST_FILE}, found none: the release was not finished, or the folder is not a release")
+    document = parse_json(read_bounded(path, EvidenceError, limit=16 << 20), str(path), EvidenceError)
+    good = isinstance(document, dict) and document.get("format") == FORMAT and isinstance(document.get("files"), dict)
+    if not good or not all(isinstance(entry, dict) for entry in document["files"].values()):
+        raise EvidenceError(f"{path} must be of format {FORMAT}, found something else: it was changed")
+    return dict(document)

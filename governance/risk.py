@@ -1,0 +1,202 @@
+"""Risk of one release: inherent risk lowered by control maturity, and maturity computed from this release's own evidence.
+
+The arithmetic is the lab's (AI risk standard 02, section 3; CIS-RAM style): inherent = impact × expectancy, both 1-5. Maturity is the sum
+of four dimensions, 0-2 each. Sum 0-2 changes nothing; 3-5 takes one off both factors; 6-8 takes two off both; no factor falls below 1;
+only the best tier counts. Nobody types a maturity in: each point is a written rule that held over a stored evidence document.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from firstlight.digest import finite, sha256_json
+from firstlight.verdict import Verdict
+from governance.policy import Band, RiskPolicy
+from governance.scenario import DIMENSIONS, MISSING, Rule, Scenario, load_scenarios, look_up
+
+__all__ = [
+    "Band",
+    "RiskAssessment",
+    "RiskPolicy",
+    "RuleFinding",
+    "ScenarioRisk",
+    "assess",
+    "load_scenarios",
+    "reduction",
+    "residual_factors",
+]
+
+HIGHEST_MATURITY = 8
+"""Four dimensions of two points."""
+
+
+def reduction(maturity: int) -> int:
+    """Return how much both factors fall at ``maturity`` (0 to 8): 0, 1 or 2.
+
+    >>> [reduction(points) for points in range(9)]
+    [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    """
+    if not 0 <= maturity <= HIGHEST_MATURITY:
+        raise ValueError(f"maturity must be 0 to {HIGHEST_MATURITY}, got {maturity!r}")
+    if maturity <= 2:
+        return 0
+    return 1 if maturity <= 5 else 2
+
+
+def residual_factors(impact: int, expectancy: int, *, maturity: int) -> tuple[int, int]:
+    """Return impact and expectancy after the controls, each at least 1.
+
+    >>> residual_factors(5, 4, maturity=8)
+    (3, 2)
+    """
+    lower = reduction(maturity)
+    return max(1, impact - lower), max(1, expectancy - lower)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleFinding:
+    """What one rule found: ``found`` is the value in words, ``held`` whether the rule earned its point."""
+
+    dimension: str
+    rule: str
+    found: str
+    held: bool
+    because: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScenarioRisk:
+    """One scenario scored on one release."""
+
+    id: str
+    title: str
+    what_can_happen: str
+    watched_after: str
+    impact: int
+    expectancy: int
+    inherent: int
+    maturity: int
+    by_dimension: Mapping[str, int]
+    residual_impact: int
+    residual_expectancy: int
+    residual: int
+    band: str
+    missing: tuple[str, ...]
+    """Evidence documents the scenario requires and this release lacks."""
+    findings: tuple[RuleFinding, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RiskAssessment:
+    """The risk of one release. PASS means: may be put before the people named in ``required_roles``."""
+
+    verdict: Verdict
+    summary: str
+    reasons: tuple[str, ...]
+    overall: int
+    """The highest residual of all scenarios; nothing is averaged away."""
+    band: str
+    required_roles: Mapping[str, int]
+    """Role -> how many different people must approve."""
+    quorum: int
+    """People in all."""
+    documents: tuple[str, ...]
+    validity_days: int
+    risk_policy_digest: str
+    """Of the risk section alone; the whole policy file has its own digest in subject.json."""
+    scenarios_digest: str
+    scenarios: tuple[ScenarioRisk, ...]
+    definitions: tuple[Mapping[str, Any], ...]
+    """The scenario files themselves, so that a reader can recompute everything above from the evidence."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values for the evidence folder."""
+        plain = finite(asdict(self))
+        return {**plain, "verdict": str(self.verdict)}
+
+
+def assess(evidence: Mapping[str, Mapping[str, Any]], *, scenarios: Sequence[Scenario], policy: RiskPolicy) -> RiskAssessment:
+    """Score ``scenarios`` on the ``evidence`` documents of one release (name -> document). Pure.
+
+    FAIL when the policy's maximum is exceeded, CANNOT_TELL when a document that a scenario requires is absent, else PASS. Raises ValueError
+    without scenarios.
+    """
+    if not scenarios:
+        raise ValueError("a release must be assessed on at least one scenario, got none")
+    scored = tuple(_score(scenario, evidence, policy) for scenario in scenarios)
+    definitions = tuple(scenario.model_dump(mode="json", by_alias=True, exclude_none=True) for scenario in scenarios)
+    top = max(scored, key=lambda risk: risk.residual)
+    band = policy.band_of(top.residual)
+    too_high, absent = _too_high(scored, policy), _absent(scored)
+    verdict = Verdict.FAIL if too_high else Verdict.CANNOT_TELL if absent else Verdict.PASS
+    return RiskAssessment(
+        verdict=verdict,
+        summary=f"residual {top.residual} of 25 ({band.name}), highest {top.id} {top.title.lower()}; asks for {policy.asked(band.approvers)}",
+        reasons=(*too_high, *absent),
+        overall=top.residual,
+        band=band.name,
+        required_roles=dict(band.approvers),
+        quorum=sum(band.approvers.values()),
+        documents=band.documents,
+        validity_days=policy.validity_days,
+        risk_policy_digest=sha256_json(policy.model_dump(mode="json")),
+        scenarios_digest=sha256_json(list(definitions)),
+        scenarios=scored,
+        definitions=definitions,
+    )
+
+
+def _score(scenario: Scenario, evidence: Mapping[str, Mapping[str, Any]], policy: RiskPolicy) -> ScenarioRisk:
+    findings = tuple(_find(dimension, rule, evidence) for dimension in DIMENSIONS for rule in getattr(scenario.maturity, dimension))
+    by_dimension = {dimension: sum(found.held for found in findings if found.dimension == dimension) for dimension in DIMENSIONS}
+    maturity = sum(by_dimension.values())
+    impact, expectancy = residual_factors(scenario.impact, scenario.expectancy, maturity=maturity)
+    return ScenarioRisk(
+        id=scenario.id,
+        title=scenario.title,
+        what_can_happen=scenario.what_can_happen.strip(),
+        watched_after=scenario.watched_after.strip(),
+        impact=scenario.impact,
+        expectancy=scenario.expectancy,
+        inherent=scenario.impact * scenario.expectancy,
+        maturity=maturity,
+        by_dimension=by_dimension,
+        residual_impact=impact,
+        residual_expectancy=expectancy,
+        residual=impact * expectancy,
+        band=policy.band_of(impact * expectancy).name,
+        missing=tuple(name for name in scenario.requires if not evidence.get(name)),
+        findings=findings,
+    )
+
+
+def _find(dimension: str, rule: Rule, evidence: Mapping[str, Mapping[str, Any]]) -> RuleFinding:
+    value = look_up(evidence, rule.evidence)
+    found = "missing" if value is MISSING else _shown(value)
+    return RuleFinding(dimension=dimension, rule=rule.text, found=found, held=rule.holds(value), because=rule.because)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _too_high(scored: Sequence[ScenarioRisk], policy: RiskPolicy) -> list[str]:
+    limits = {risk.id: min(policy.highest_residual, policy.highest_by_scenario.get(risk.id, 25)) for risk in scored}
+    return [
+        f"{risk.id} {risk.title}: residual must be at most {limits[risk.id]} in this environment, found {risk.residual}"
+        for risk in scored
+        if risk.residual > limits[risk.id]
+    ]
+
+
+def _absent(scored: Sequence[ScenarioRisk]) -> list[str]:
+    needing: dict[str, list[str]] = {}
+    for risk in scored:
+        for name in risk.missing:
+            needing.setdefault(name, []).append(risk.id)
+    return [
+        f"evidence {name!r} must be there to judge {', '.join(ids)}, found none: run that stage" for name, ids in sorted(needing.items())
+    ]

@@ -1,0 +1,163 @@
+"""Risk scenarios as data: one YAML file each, so that adding one needs no code.
+
+A scenario says what can happen, how bad (impact 1-5) and how often (expectancy 1-5) it would be with no controls at all, and
+lists for each of four dimensions of control maturity up to two rules over the evidence of a release. A rule that holds is one point.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from governance.documents import parse_yaml, read_bounded
+from governance.errors import ScenarioError
+
+SHIPPED = Path(__file__).parent / "scenarios"
+"""The folder of scenarios that come with firstlight."""
+
+MISSING = object()
+"""What :func:`look_up` answers where there is nothing; None in a document counts as nothing too."""
+
+DIMENSIONS = ("implementation", "operation", "reliability", "verification")
+
+
+def look_up(evidence: Mapping[str, Any], path: str) -> Any:
+    """Return the value at the dotted ``path`` (document first, then its keys), or MISSING."""
+    value: Any = evidence
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return MISSING
+        value = value[part]
+    return MISSING if value is None else value
+
+
+class Rule(BaseModel):
+    """One written test of the evidence; exactly one of ``is``, ``at_least``, ``at_most``, ``present`` is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    evidence: str = Field(pattern=r"^[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)+$")
+    """Dotted path: document, then keys, e.g. ``bias.verdict``."""
+    equals: str | bool | int | None = Field(default=None, alias="is")
+    """The value must be this and of this type."""
+    at_least: float | None = Field(default=None, allow_inf_nan=False)
+    """The value must be a finite number not below this."""
+    at_most: float | None = Field(default=None, allow_inf_nan=False)
+    """The value must be a finite number not above this."""
+    present: Literal[True] | None = None
+    """The value must be there and not empty, ``none`` or ``unknown``."""
+    because: str = Field(min_length=10)
+    """What the rule shows about the control, for the reader of the dossier."""
+
+    @model_validator(mode="after")
+    def _one_test(self) -> "Rule":
+        given = [value for value in (self.equals, self.at_least, self.at_most, self.present) if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"rule on {self.evidence!r} must give exactly one of is, at_least, at_most, present; found {len(given)}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The rule as a reader sees it, e.g. ``golden.rows at least 8``."""
+        if self.present:
+            return f"{self.evidence} present"
+        if self.at_least is not None:
+            return f"{self.evidence} at least {self.at_least:g}"
+        if self.at_most is not None:
+            return f"{self.evidence} at most {self.at_most:g}"
+        shown = {True: "yes", False: "no"}.get(self.equals, self.equals) if isinstance(self.equals, bool) else self.equals
+        return f"{self.evidence} is {shown}"
+
+    def holds(self, value: Any) -> bool:
+        """Say whether ``value`` (or MISSING) satisfies the rule; the wrong type never does."""
+        if value is MISSING:
+            return False
+        if self.present:
+            return value not in ("", "none", "unknown", [], {}, False) and not (isinstance(value, float) and math.isnan(value))
+        if self.equals is not None:
+            return (
+                isinstance(value, type(self.equals)) and isinstance(value, bool) == isinstance(self.equals, bool) and value == self.equals
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return value >= self.at_least if self.at_least is not None else value <= self.at_most  # type: ignore[operator]
+
+
+_Rules = tuple[Rule, ...]
+
+
+class MaturityRules(BaseModel):
+    """The rules of the four dimensions; two points at most in each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    implementation: _Rules = Field(default=(), max_length=2)
+    """The control exists in this release."""
+    operation: _Rules = Field(default=(), max_length=2)
+    """It ran on this release."""
+    reliability: _Rules = Field(default=(), max_length=2)
+    """It keeps working when something breaks."""
+    verification: _Rules = Field(default=(), max_length=2)
+    """Something independent showed that it works."""
+
+
+class Scenario(BaseModel):
+    """One risk scenario file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["firstlight/risk-scenario/v1"]
+    id: str = Field(pattern=r"^[A-Z]{1,3}[0-9]{2}$")
+    """R01 to R12 are the lab's numbers; our own start with F."""
+    title: str = Field(min_length=5, max_length=80)
+    origin: str = Field(min_length=3)
+    """Where the scenario comes from."""
+    what_can_happen: str = Field(min_length=20)
+    """The story in two or three sentences."""
+    impact: int = Field(ge=1, le=5)
+    """How bad it would be, with no controls."""
+    expectancy: int = Field(ge=1, le=5)
+    """How likely it would be, with no controls."""
+    why_these_numbers: str = Field(min_length=20)
+    """The reason for impact and expectancy, for whoever wants to change them."""
+    nist: tuple[str, ...] = ()
+    """Subcategories of NIST AI RMF 1.0 this scenario speaks to, e.g. ``MEASURE 2.11``."""
+    requires: tuple[str, ...] = Field(min_length=1)
+    """Evidence documents without which the residual of this scenario cannot be told."""
+    maturity: MaturityRules
+    """The written rules that turn evidence into control maturity."""
+    watched_after: str = Field(min_length=10)
+    """What watches this risk once the model is live."""
+
+
+def load_scenarios(folder: Path | str = SHIPPED) -> tuple[Scenario, ...]:
+    """Return the scenarios in ``folder`` (``*.yaml``), by id. Raises ScenarioError naming the file on a bad one, a double id, or none."""
+    found = [_load(path) for path in sorted(Path(folder).glob("*.yaml"))]
+    if not found:
+        raise ScenarioError(
+            f"{folder} must hold at least one scenario (*.yaml), found none: a release without risk scenarios is not assessed"
+        )
+    by_id: dict[str, Scenario] = {}
+    for path, scenario in found:
+        if scenario.id in by_id:
+            raise ScenarioError(f"{path} must have an id of its own, found {scenario.id!r} in two files: give the new one the next free id")
+        by_id[scenario.id] = scenario
+    return tuple(by_id[key] for key in sorted(by_id))
+
+
+def _load(path: Path) -> tuple[Path, Scenario]:
+    data = parse_yaml(read_bounded(path, ScenarioError), str(path), ScenarioError)
+    try:
+        return path, Scenario.model_validate(data)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ScenarioError(f"{path}: {where} must follow the scenario schema, found: {first['msg']}") from problem
+
+
+def evidence_paths(scenarios: Iterable[Scenario]) -> tuple[str, ...]:
+    """Return every evidence path the rules of ``scenarios`` read, sorted: what a release must supply to earn full maturity."""
+    rules = [rule for scenario in scenarios for dimension in DIMENSIONS for rule in getattr(scenario.maturity, dimension)]
+    return tuple(sorted({rule.evidence for rule in rules}))
