@@ -1,0 +1,163 @@
+"""``python -m serving model|gateway|supervise``: one process each. The first line on standard output is JSON and has the port."""
+
+import argparse
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from firstlight.errors import FirstlightError
+from serving import process
+
+FAILED = 1
+"""Exit code after a sentence on standard error."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the process that ``arguments`` name until SIGTERM; return its exit code."""
+    options = _parser().parse_args(arguments)
+    if options.log is not None:
+        process.log_to(options.log)
+    process.log_as_json(process=options.role)
+    process.end_with_parent(options.parent)
+    run = {"model": _model, "standby": _standby, "gateway": _gateway, "supervise": _supervise}[options.role]
+    try:
+        run(options)
+    except FirstlightError as error:
+        process.announce("failed", reason=str(error))
+        sys.stderr.write(f"{error}\n")
+        return FAILED
+    return 0
+
+
+def _model(options: argparse.Namespace) -> None:
+    from serving import engine
+    from serving.model_server import Identity, ModelServer
+    from serving.recorder import Recorder
+
+    listener = process.bind(host=options.host, port=options.port)
+    process.announce("bound", role="model", port=process.port_of(listener))
+    identity = Identity(model=options.name, version=options.version)
+    recorder = None
+    if options.inference_log is not None:
+        recorder = Recorder(options.inference_log, model=options.name, version=options.version, flush_seconds=options.flush_seconds)
+
+    def load() -> engine.Loaded:
+        return engine.verify(
+            options.folder,
+            name=options.name,
+            model_digest=options.model_digest,
+            handoff_digest=options.handoff_digest,
+            threads=options.threads,
+        )
+
+    server = ModelServer(identity, engine=engine.Engine(load, queue_jobs=options.queue), recorder=recorder)
+    process.serve(server.app(), listeners=[listener])
+
+
+def _standby(options: argparse.Namespace) -> None:
+    """Do the slow part of starting a model server, then become the one that a line on standard input names."""
+    from serving import engine
+
+    engine.warm()
+    process.announce("warm", role="standby")
+    line = sys.stdin.readline()
+    if line:
+        raise SystemExit(main(json.loads(line)))
+
+
+def _gateway(options: argparse.Namespace) -> None:
+    from serving.errors import SettingsError
+    from serving.gateway import Gateway
+
+    try:
+        token = options.token_file.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"the token file {options.token_file} must be readable, got {error.strerror!r}") from error
+    public = process.bind(host=options.host, port=options.port) if options.fd is None else socket.socket(fileno=options.fd)
+    control = process.bind(port=options.control_port)
+    port, control_port = process.port_of(public), process.port_of(control)
+    process.announce("bound", role="gateway", port=port, control_port=control_port)
+    gateway = Gateway(model=options.model, token=token)
+    process.serve(gateway.app(control_port=control_port), listeners=[public, control])
+
+
+def _supervise(options: argparse.Namespace) -> None:
+    from serving.supervisor import Settings, Supervisor
+
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    settings = Settings(
+        environment=options.environment,
+        model=options.model,
+        state=options.state.absolute(),
+        store_url=options.store,
+        host=options.host,
+        port=options.port,
+        inference_log=not options.no_inference_log,
+        ready_seconds=options.ready_seconds,
+        standby=not options.no_standby,
+    )
+    with Supervisor(settings) as supervisor:
+        process.announce("bound", role="supervisor", port=int(supervisor.url.rsplit(":", 1)[1]), gateway_url=supervisor.url)
+        process.log_to(settings.folder / "supervisor.log")
+        supervisor.run(stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    roles = parser.add_subparsers(dest="role", required=True)
+    for add in (_add_model, _add_standby, _add_gateway, _add_supervise):
+        role = add(roles)
+        role.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+        role.add_argument("--port", type=int, default=0, help="public port; 0 (default) takes a free one")
+        role.add_argument("--log", type=Path, help="file to log to instead of standard error")
+        role.add_argument("--parent", type=int, help="end when this process is gone")
+    return parser
+
+
+def _add_model(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    role = roles.add_parser("model", help="serve one version of one model")
+    role.add_argument("folder", help="the hand-off folder")
+    role.add_argument("--name", required=True, help="registered model name; must be the hand-off's")
+    role.add_argument("--version", required=True, help="version it answers as")
+    role.add_argument("--model-digest", help="sha256 that model.pt2 must have")
+    role.add_argument("--handoff-digest", help="sha256 that handoff.yaml must have")
+    role.add_argument("--inference-log", type=Path, help="folder to log answers in; none without")
+    role.add_argument("--flush-seconds", type=float, default=5.0, help="rows of at most this long are lost on kill -9")
+    role.add_argument("--queue", type=int, default=64, help="requests that may wait; beyond it 503 with Retry-After")
+    role.add_argument("--threads", type=int, default=1, help="torch threads of the worker")
+    return role
+
+
+def _add_standby(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    return roles.add_parser("standby", help="import what a model server needs, then wait on standard input for its arguments (a JSON list)")
+
+
+def _add_gateway(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    role = roles.add_parser("gateway", help="split requests over versions")
+    role.add_argument("--model", required=True, help="the model it answers for")
+    role.add_argument("--token-file", type=Path, required=True, help="file with the token that control asks for")
+    role.add_argument("--control-port", type=int, default=0, help="loopback port of the control socket; 0 takes a free one")
+    role.add_argument("--fd", type=int, help="an inherited listening socket to use instead of --host and --port")
+    return role
+
+
+def _add_supervise(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    role = roles.add_parser("supervise", help="make the desired state of one model true")
+    role.add_argument("--environment", required=True)
+    role.add_argument("--model", required=True)
+    role.add_argument("--state", type=Path, required=True, help="the state folder")
+    role.add_argument("--store", required=True, help="URL of the rollout store")
+    role.add_argument("--ready-seconds", type=float, default=60.0, help="longest that a model server may take to become ready")
+    role.add_argument("--no-standby", action="store_true", help="keep no process warm for the next version")
+    role.add_argument("--no-inference-log", action="store_true", help="write no inference log")
+    return role
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The caller's side of the gateway's control socket: set routes, read them back, read measurements.
+
+The supervisor leaves the address and the token in its folder, readable by its own user only; :func:`find` picks them up.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from firstlight.errors import FirstlightError
+from serving.errors import SettingsError, UnreachableError
+from serving.routes import Routes
+
+ADDRESS_FILE = "serving.json"
+"""In ``<state>/serving/<environment>/<model>/``: {gateway_url, control_url, token, pid}; mode 0600."""
+
+
+def folder(state: Path, *, environment: str, model: str) -> Path:
+    """Return where the supervisor of (environment, model) keeps its files."""
+    return Path(state) / "serving" / environment / model
+
+
+class Control:
+    """Speaks to one gateway. Use as a context, or close it."""
+
+    def __init__(self, url: str, *, token: str, timeout: float = 2.0) -> None:
+        """``url`` is the control address, http://127.0.0.1:port."""
+        self.url = url
+        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False)
+
+    def put_routes(self, routes: Routes) -> None:
+        """Make the gateway route so. Raises UnreachableError, or FirstlightError when it refuses."""
+        self._ask("PUT", "/routes", content=routes.model_dump_json())
+
+    def routes(self) -> tuple[Routes, dict[str, int]]:
+        """Return the routes that are true now, and requests in flight by version."""
+        body = self._ask("GET", "/routes")
+        in_flight = body.pop("in_flight")
+        return Routes.model_validate(body), in_flight
+
+    def measurements(self, *, since: float = 0.0) -> dict[str, Any]:
+        """Return {"started", "versions": {version: {requests, errors, refused, seconds}}} since a unix time."""
+        return self._ask("GET", "/measurements", params={"since": repr(since)})
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        try:
+            answer = self._client.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"the gateway's control at {self.url} must answer, got {type(error).__name__}: is it running?"
+            ) from error
+        if answer.status_code != 200:
+            raise FirstlightError(f"the gateway's control must accept {method} {path}, got {answer.status_code}: {answer.text[:300]}")
+        body: dict[str, Any] = answer.json()
+        return body
+
+
+def find(state: Path, *, environment: str, model: str) -> Control:
+    """Return the control of the running gateway of (environment, model). Raises SettingsError when no supervisor left its address."""
+    path = folder(state, environment=environment, model=model) / ADDRESS_FILE
+    try:
+        address = json.loads(path.read_text())
+        return Control(address["control_url"], token=address["token"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(f"{path} must hold the gateway's address, got {error}: start it with `firstlight serve`") from error

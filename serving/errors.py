@@ -1,0 +1,45 @@
+"""What can go wrong online.
+
+RefusedError
+├── ProtocolError           the request is not valid Open Inference Protocol V2; carries its HTTP status
+├── SettingsError           an address, a name or a folder given at start cannot be used
+└── ModelRefusedError       the version cannot be vouched for (digest, archive or golden vectors)
+TransientError
+├── OverloadedError         the queue is full; carries the seconds to wait before trying again
+├── NotReadyError           the model is not loaded (yet)
+└── UnreachableError        the other process did not answer
+"""
+
+from firstlight.errors import RefusedError, TransientError
+
+
+class ProtocolError(RefusedError):
+    """The message cannot be read as Open Inference Protocol V2; ``status`` is the HTTP code that says so."""
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SettingsError(RefusedError):
+    """A process cannot start with what it was given; the message says what to change."""
+
+
+class ModelRefusedError(RefusedError):
+    """The hand-off was not verified, or its golden vectors do not come out again; it is never served."""
+
+
+class OverloadedError(TransientError):
+    """More work waits than is allowed; ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotReadyError(TransientError):
+    """No model answers in this process yet; the message says why."""
+
+
+class UnreachableError(TransientError):
+    """The process at that address gave no answer at all."""

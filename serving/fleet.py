@@ -1,0 +1,160 @@
+"""The model servers of one model: at most one process per version, restarted with growing patience, stopped when told."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rollout.spec import ServableVersion
+from serving import planning
+from serving.child import Child, Standby
+from serving.planning import STEADY_SECONDS, ServerState
+from serving.process import GRACE_SECONDS
+
+_LOG = logging.getLogger(__name__)
+_SILENT_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What is remembered of a version from one process to the next."""
+
+    child: Child | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Starts and stops model servers; knows nothing of traffic."""
+
+    folder: Path
+    """For the logs."""
+    inference_log: Path | None
+    """Where model servers write what they answered; None for nowhere."""
+    ready_seconds: float = 60.0
+    """A server that is not ready by then is replaced."""
+    standby: bool = True
+    """Keep one process that has everything imported: the next version is ready in a second instead of several."""
+    _seats: dict[str, _Seat] = field(default_factory=dict)
+    _spare: Standby | None = None
+    _leaving: list[tuple[Child, float]] = field(default_factory=list)
+
+    def states(self) -> dict[str, ServerState]:
+        """Return the state of every version that has, or had, a server."""
+        return {version: seat.child.state if seat.child else ServerState.DEAD for version, seat in self._seats.items()}
+
+    def urls(self) -> dict[str, str]:
+        """Return the address of every version that is ready."""
+        ready = {version: seat.child for version, seat in self._seats.items() if seat.child and seat.child.state is ServerState.READY}
+        return {version: f"http://127.0.0.1:{child.port}" for version, child in ready.items()}
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of every version's server."""
+        return {version: seat.child.pid for version, seat in self._seats.items() if seat.child}
+
+    def problems(self) -> list[str]:
+        """Return one sentence for every version that should answer and does not."""
+        return [f"version {version} does not answer: {seat.reason}" for version, seat in self._seats.items() if seat.reason]
+
+    def keep(self, versions: Collection[str], *, find: Callable[[str], ServableVersion]) -> list[str]:
+        """Make sure each of ``versions`` has a server, or will; return sentences for those that cannot be started at all."""
+        problems = []
+        for version in versions:
+            seat = self._seats.setdefault(version, _Seat())
+            self._look_after(seat, version)
+            if seat.child is None and time.monotonic() >= seat.not_before:
+                problems += self._start(seat, version, find=find)
+        return problems
+
+    def drop(self, versions: Collection[str]) -> None:
+        """Stop the servers of ``versions``: they drain and end."""
+        for version in versions:
+            seat = self._seats.pop(version)
+            if seat.child is not None:
+                _LOG.info("server stops", extra={"version": version, "server_pid": seat.child.pid})
+                seat.child.terminate()
+                self._leaving.append((seat.child, time.monotonic()))
+        self._reap()
+
+    def keep_spare(self) -> None:
+        """Have a process on standby, unless a server is starting: that one needs the processor more."""
+        if self._spare is not None and not self._spare.is_alive:
+            self._spare = None
+        starting = any(seat.child and seat.child.state is ServerState.STARTING for seat in self._seats.values())
+        if self.standby and self._spare is None and self._seats and not starting:
+            self._spare = Standby(log=self.folder / "standby.log")
+
+    def close(self) -> None:
+        """Stop every server and wait until they are gone."""
+        if self._spare is not None:
+            self._spare.kill()
+        self.drop(list(self._seats))
+        for child, _ in self._leaving:
+            if not child.wait(GRACE_SECONDS + 2):
+                child.kill()
+                child.wait(2)
+
+    def _look_after(self, seat: _Seat, version: str) -> None:
+        child = seat.child
+        if child is None:
+            return
+        state, age = child.state, time.monotonic() - (child.ready_since or child.started)
+        if state is ServerState.READY:
+            seat.reason = ""
+            seat.failures = 0 if age > STEADY_SECONDS else seat.failures
+        elif state is ServerState.REFUSED:
+            seat.reason = child.reason
+            if time.monotonic() - child.started > planning.BACKOFF_SECONDS[-1]:
+                self._fail(seat, version, why=child.reason)
+        elif state is ServerState.DEAD:
+            self._fail(seat, version, why=child.reason or f"its process ended with {child.exit_code}")
+        elif state is ServerState.STARTING and age > self.ready_seconds:
+            self._fail(seat, version, why=f"it must be ready within {self.ready_seconds:g} s and was not")
+        elif state is ServerState.SILENT:
+            seat.reason = child.reason
+            if child.silent_for() > _SILENT_SECONDS:
+                self._fail(seat, version, why=child.reason)
+
+    def _fail(self, seat: _Seat, version: str, *, why: str) -> None:
+        assert seat.child is not None
+        seat.child.kill()
+        seat.child.wait(1)
+        wait = planning.backoff(seat.failures)
+        seat.child, seat.failures, seat.reason, seat.not_before = None, seat.failures + 1, why, time.monotonic() + wait
+        _LOG.warning("server failed", extra={"version": version, "why": why, "restart_in": wait})
+
+    def _start(self, seat: _Seat, version: str, *, find: Callable[[str], ServableVersion]) -> list[str]:
+        try:
+            servable = find(version)
+            log, spare = self.folder / f"model-{version}.log", self._take_spare()
+            seat.child = Child(self._arguments(servable), log=log, ready_path="/v2/health/ready", standby=spare)
+        except Exception as error:
+            seat.failures += 1
+            seat.not_before = time.monotonic() + planning.backoff(seat.failures)
+            seat.reason = f"it cannot be started: {error}"
+            return [f"version {version} {seat.reason}"]
+        _LOG.info("server starts", extra={"version": version, "server_pid": seat.child.pid})
+        return []
+
+    def _take_spare(self) -> Standby | None:
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and spare.is_alive else None
+
+    def _arguments(self, servable: ServableVersion) -> list[str]:
+        arguments = ["model", servable.folder, "--name", servable.model, "--version", servable.version, "--parent", str(os.getpid())]
+        arguments += ["--model-digest", servable.model_digest, "--handoff-digest", servable.handoff_digest]
+        return arguments + (["--inference-log", str(self.inference_log)] if self.inference_log else [])
+
+    def _reap(self) -> None:
+        remaining = []
+        for child, since in self._leaving:
+            if child.exit_code is not None:
+                continue
+            if time.monotonic() - since > GRACE_SECONDS + 2:
+                child.kill()
+            remaining.append((child, since))
+        self._leaving = remaining

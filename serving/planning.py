@@ -1,0 +1,76 @@
+"""What the supervisor should do next. Pure: the traffic wanted, the state of each server and the present routes in; processes and traffic out.
+
+Capacity before traffic on the way out, traffic before capacity on the way back: a version gets requests only while it is ready,
+and a server is stopped only when no route and no request in flight needs it any more.
+"""
+
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+
+from rollout.spec import Traffic
+
+BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Wait before the n-th start after n failures in a row; the last value holds for all later ones."""
+STEADY_SECONDS = 30.0
+"""A server that was ready for this long has its failures forgotten."""
+
+
+class ServerState(StrEnum):
+    """What the supervisor knows of one model server."""
+
+    ABSENT = "absent"
+    """No process."""
+    STARTING = "starting"
+    """A process that has not been ready yet."""
+    READY = "ready"
+    """Replayed its golden vectors and answers."""
+    REFUSED = "refused"
+    """Says that it cannot vouch for its version."""
+    SILENT = "silent"
+    """Was ready and does not answer its probe."""
+    DEAD = "dead"
+    """The process ended."""
+
+
+def servers(target: Traffic, *, states: Mapping[str, ServerState]) -> tuple[str, ...]:
+    """Return the versions that should have a process, stable first.
+
+    A canary waits until stable is up, or has shown that it does not come up: started together, a canary that is faster by
+    a moment would be alone with all the traffic.
+    """
+    if target.stable is None or target.canary is None:
+        return target.versions
+    waiting = states.get(target.stable, ServerState.ABSENT) in (ServerState.ABSENT, ServerState.STARTING)
+    known = states.get(target.canary, ServerState.ABSENT) is not ServerState.ABSENT
+    return (target.stable,) if waiting and not known else target.versions
+
+
+def route(target: Traffic, *, ready: Collection[str], present: Traffic) -> Traffic:
+    """Return the traffic to make true now, by versions that are ready.
+
+    Wanted stable not ready: the present stable keeps the traffic when it is still ready (nothing is taken away before there is
+    something better), else the canary takes all, else nobody does.
+    """
+    canary = target.canary if target.canary in ready else None
+    if target.stable is None:
+        return _alone(canary, weight=target.canary_weight) if canary or present.stable not in ready else Traffic(stable=present.stable)
+    if target.stable in ready:
+        return Traffic(stable=target.stable, canary=canary, canary_weight=target.canary_weight if canary else 0)
+    if present.stable in ready and present.stable not in target.versions:
+        return Traffic(stable=present.stable)
+    return _alone(canary, weight=target.canary_weight and 100)
+
+
+def removable(existing: Collection[str], *, wanted: Collection[str], routed: Traffic, in_flight: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the versions whose server may be stopped: not wanted, not routed to, nothing in flight."""
+    needed = {*wanted, *routed.versions}
+    return tuple(sorted(version for version in existing if version not in needed and not in_flight.get(version)))
+
+
+def backoff(failures: int) -> float:
+    """Return the seconds to wait before starting a server that failed ``failures`` times in a row."""
+    return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+
+
+def _alone(canary: str | None, *, weight: int) -> Traffic:
+    return Traffic(canary=canary, canary_weight=weight) if canary and weight in (0, 100) else Traffic()

@@ -1,0 +1,125 @@
+"""What every online process does the same way: bind before anything slow, say so in one line, log as JSON, drain on SIGTERM, never outlive its parent."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstlight.digest import finite
+from serving.errors import SettingsError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+GRACE_SECONDS = 10
+"""Longest that a process waits for requests in flight after SIGTERM."""
+
+_ORPHAN_POLL_SECONDS = 0.5
+_ORPHAN_GRACE_SECONDS = 3.0
+_STANDARD = frozenset(vars(logging.makeLogRecord({})))
+
+
+def bind(*, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """Return a bound, listening TCP socket; port 0 takes a free one. Raises SettingsError when the address cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(
+            f"the address {host}:{port} must be free to listen on, got {why!r}: choose another port, or 0 for any"
+        ) from error
+    return listener
+
+
+def port_of(listener: socket.socket) -> int:
+    """Return the port a socket is bound to."""
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def announce(event: str, **values: Any) -> None:
+    """Print one JSON line for whoever started this process."""
+    sys.stdout.write(json.dumps({"event": event, "pid": os.getpid(), **values}) + "\n")
+    sys.stdout.flush()
+
+
+def serve(app: "ASGIApp", *, listeners: Sequence[socket.socket], grace_seconds: int = GRACE_SECONDS) -> None:
+    """Serve ``app`` on the sockets until SIGTERM or SIGINT, then answer what is in flight and return."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=grace_seconds,
+        timeout_keep_alive=75,
+    )
+    uvicorn.Server(config).run(sockets=list(listeners))
+
+
+def log_as_json(*, process: str) -> None:
+    """Send this process's log to standard error, one JSON object a line."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(_JsonLines(process))
+    logging.basicConfig(level=logging.INFO, handlers=[stream], force=True)
+    for chatty in ("httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def log_to(path: Path) -> None:
+    """Send standard error, and with it the log, to the end of ``path`` from now on."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(handle, sys.stderr.fileno())
+    os.close(handle)
+
+
+def end_with_parent(parent: int | None) -> None:
+    """Watch the process ``parent`` from a thread: when it is gone, drain like on SIGTERM, and end within 4 seconds whatever happens."""
+    if parent is not None:
+        threading.Thread(target=_watch_parent, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_GRACE_SECONDS)
+    os._exit(1)
+
+
+class _JsonLines(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        line.update(
+            {
+                key: value
+                for key, value in vars(record).items()
+                if key not in _STANDARD and key not in ("message", "asctime", "color_message")
+            }
+        )
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(finite(line), default=str)

@@ -1,0 +1,72 @@
+"""What a model takes and gives, and whether a request fits it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serving import tensors
+from serving.errors import ProtocolError
+from serving.tensors import Array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One input or output: numpy dtype name and shape, -1 where any size goes (the batch first)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the protocol's description of this tensor."""
+        return {"name": self.name, "datatype": tensors.datatype(self.dtype), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """Everything a caller has to know to ask this model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the model's order."""
+        return tuple(spec.name for spec in self.outputs)
+
+
+def check(inputs: Mapping[str, Array], *, signature: Signature) -> int:
+    """Return the number of rows when ``inputs`` fit the signature. Raises ProtocolError with what must hold and what was found."""
+    expected = {spec.name: spec for spec in signature.inputs}
+    if set(inputs) != set(expected):
+        raise ProtocolError(f"inputs must be exactly {', '.join(expected)}, got {', '.join(inputs)}")
+    for name, array in inputs.items():
+        _check_one(array, spec=expected[name])
+    rows = {name: len(array) for name, array in inputs.items()}
+    if len(set(rows.values())) != 1:
+        raise ProtocolError(f"all inputs must have the same number of rows, got {rows}")
+    count = next(iter(rows.values()))
+    if count == 0:
+        raise ProtocolError("inputs must have at least one row, got none")
+    return count
+
+
+def check_finite(inputs: Mapping[str, Array]) -> None:
+    """Raise ProtocolError naming the first row that holds NaN or infinity: a model would answer it with a number that means nothing."""
+    for name, array in inputs.items():
+        row = tensors.first_bad_row(array)
+        if row is not None:
+            raise ProtocolError(f"input {name!r} must be finite, got NaN or infinity in row {row}: mask such pixels or leave the row out")
+
+
+def _check_one(array: Array, *, spec: TensorSpec) -> None:
+    if array.dtype != np.dtype(spec.dtype):
+        raise ProtocolError(f"input {spec.name!r} must be {tensors.datatype(spec.dtype)}, got {tensors.datatype(array.dtype)}")
+    if not _fits(array.shape, spec.shape):
+        raise ProtocolError(f"input {spec.name!r} must have shape {list(spec.shape)}, got {list(array.shape)}")
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(want in (-1, size) for size, want in zip(shape, wanted, strict=True))

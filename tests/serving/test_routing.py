@@ -1,0 +1,128 @@
+"""Who answers, what is started and what is stopped: the pure parts of gateway and supervisor over all their cases."""
+
+import itertools
+
+import pytest
+from pydantic import ValidationError
+
+from rollout.spec import Traffic
+from serving import planning
+from serving.measurements import Attempt, Measurements
+from serving.planning import ServerState
+from serving.routes import Chooser, Routes, Target
+
+STABLE, CANARY = Target(version="1", url="http://127.0.0.1:1"), Target(version="2", url="http://127.0.0.1:2")
+
+
+@pytest.mark.parametrize("weight", [0, 1, 5, 25, 33, 50, 99, 100])
+def test_every_stretch_of_requests_gets_its_share_within_one(weight):
+    routes, chooser = Routes(stable=STABLE, canary=CANARY, canary_weight=weight), Chooser()
+    canary = [chooser.choose(routes) is routes.canary for _ in range(400)]
+    for start, length in itertools.product(range(0, 200, 7), (1, 20, 40, 200)):
+        assert abs(sum(canary[start : start + length]) - length * weight / 100) <= 1
+    assert sum(canary) == 400 * weight // 100
+
+
+def test_forty_requests_at_five_percent_are_exactly_two():
+    routes, chooser = Routes(stable=STABLE, canary=CANARY, canary_weight=5), Chooser()
+    assert sum(chooser.choose(routes) is routes.canary for _ in range(40)) == 2
+
+
+def test_a_retry_goes_to_the_other_version_but_never_to_a_canary_of_weight_zero():
+    chooser = Chooser()
+    shared = Routes(stable=STABLE, canary=CANARY, canary_weight=5)
+    assert chooser.choose(shared, avoid={STABLE.url}) == CANARY
+    assert chooser.choose(shared, avoid={CANARY.url}) == STABLE
+    assert chooser.choose(shared.model_copy(update={"canary_weight": 0}), avoid={STABLE.url}) == STABLE
+    assert chooser.choose(Routes(canary=CANARY)) is None
+    assert chooser.choose(Routes(canary=CANARY, canary_weight=100)) == CANARY
+    assert chooser.choose(Routes()) is None
+
+
+BAD_ROUTES = {
+    "weight-without-canary": {"canary_weight": 5},
+    "weight-above-100": {"canary": CANARY.model_dump(), "canary_weight": 101},
+    "same-version": {"stable": STABLE.model_dump(), "canary": STABLE.model_dump()},
+    "file-url": {"stable": {"version": "1", "url": "file:///etc/passwd"}},
+    "unknown-field": {"shadow": None},
+}
+
+
+@pytest.mark.parametrize("body", BAD_ROUTES.values(), ids=BAD_ROUTES.keys())
+def test_routes_that_mean_nothing_are_refused(body):
+    with pytest.raises(ValidationError):
+        Routes.model_validate(body)
+
+
+TARGETS = [
+    Traffic(),
+    Traffic(stable="1"),
+    Traffic(canary="2"),
+    Traffic(canary="2", canary_weight=100),
+    *(Traffic(stable="1", canary="2", canary_weight=weight) for weight in (0, 5, 100)),
+]
+PRESENTS = [
+    Traffic(),
+    Traffic(stable="1"),
+    Traffic(stable="3"),
+    Traffic(stable="3", canary="1", canary_weight=50),
+    Traffic(canary="2", canary_weight=100),
+]
+READY = [set(chosen) for size in range(4) for chosen in itertools.combinations("123", size)]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_whatever_is_wanted_and_whatever_is_up_no_version_that_is_not_ready_is_routed_to(target):
+    for present, ready in itertools.product(PRESENTS, READY):
+        routed = planning.route(target, ready=ready, present=present)
+        assert set(routed.versions) <= ready
+        if set(target.versions) <= ready and (target.stable or target.canary):
+            assert routed == target
+        if target.stable in ready:
+            assert routed.stable == target.stable
+        if routed.canary_weight and target.stable in ready:
+            assert routed.canary_weight == target.canary_weight
+        if target.canary_weight == 0:
+            assert routed.canary_weight == 0
+
+
+def test_traffic_stays_where_it_is_until_the_wanted_version_is_ready():
+    assert planning.route(Traffic(stable="2"), ready={"1"}, present=Traffic(stable="1")) == Traffic(stable="1")
+    assert planning.route(Traffic(stable="2"), ready={"1", "2"}, present=Traffic(stable="1")) == Traffic(stable="2")
+
+
+def test_the_canary_takes_all_when_stable_is_lost():
+    target = Traffic(stable="1", canary="2", canary_weight=5)
+    assert planning.route(target, ready={"2"}, present=target) == Traffic(canary="2", canary_weight=100)
+
+
+@pytest.mark.parametrize("stable", ServerState)
+def test_a_canary_is_started_only_when_stable_is_up_or_has_shown_that_it_does_not_come_up(stable):
+    target = Traffic(stable="1", canary="2", canary_weight=5)
+    started = planning.servers(target, states={"1": stable})
+    assert started == (("1",) if stable in (ServerState.ABSENT, ServerState.STARTING) else ("1", "2"))
+    assert planning.servers(target, states={"1": stable, "2": ServerState.READY}) == ("1", "2")
+
+
+def test_a_server_is_stopped_only_when_nobody_wants_it_routes_to_it_or_waits_for_it():
+    existing = ("1", "2", "3", "4")
+    assert planning.removable(existing, wanted=["1"], routed=Traffic(stable="2"), in_flight={"3": 1}) == ("4",)
+    assert planning.removable(existing, wanted=["1"], routed=Traffic(stable="1"), in_flight={"3": 0}) == ("2", "3", "4")
+
+
+def test_the_wait_between_starts_grows_and_is_bounded():
+    waits = [planning.backoff(failures) for failures in range(100)]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (0.0, 30.0)
+
+
+def test_measurements_count_attempts_failures_and_answered_latencies_since_a_moment():
+    seen = Measurements(100.0)
+    for at, attempt in ((101, (0.1, False, True)), (102, (0.2, True, False)), (103, (0.3, True, True))):
+        seen.begin("2")
+        seen.end("2", Attempt(at, *attempt))
+    assert seen.since(0)["versions"]["2"] == {"requests": 3, "errors": 2, "refused": 0, "seconds": [0.1, 0.3]}
+    assert seen.since(103)["versions"]["2"]["requests"] == 1
+    assert seen.in_flight() == {}
+    seen.begin("2")
+    assert seen.in_flight() == {"2": 1}
