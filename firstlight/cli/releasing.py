@@ -1,0 +1,108 @@
+"""``firstlight release``: start or continue the release run of a hand-off, watch it, and end with one clear line."""
+
+import time
+from pathlib import Path
+
+from firstlight.cli.plane import Plane
+from firstlight.cli.showing import Watcher
+from firstlight.errors import RefusedError
+from firstlight.settings import Settings
+
+PROMOTED, ERROR, FAILED, CANNOT_TELL, WAITING = 0, 1, 2, 3, 4
+CODES = {"Promoted": PROMOTED, "Refused": FAILED, "Cannot tell": CANNOT_TELL}
+"""Name of a run's final state -> exit code."""
+
+_LONGEST_SECONDS = 6 * 3600.0
+_STARTING_SECONDS = 15.0
+
+
+def release(settings: Settings, handoff: str) -> int:
+    """Release a hand-off and return the exit code."""
+    name = refuse_early(settings, handoff)
+    handoff = handoff if handoff.startswith("models:/") else str(Path(handoff).absolute())
+    with Plane(settings) as plane:
+        plane.orchestration()
+        plane.supervisor()
+        return drive(settings, handoff, name, Watcher(settings))
+
+
+def refuse_early(settings: Settings, handoff: str) -> str:
+    """Return the model's name, before anything is started. Raises HandOffError or RefusedError for what cannot be released."""
+    from models import handoff as handoffs
+    from tasks import policy, releases
+
+    policy.read(settings.policy_path)
+    is_registered = handoff.startswith("models:/")
+    name = handoff.removeprefix("models:/").partition("/")[0] if is_registered else handoffs.load(handoff).name
+    if releases.is_driven(settings, name):
+        raise RefusedError(
+            f"one release of {name} at a time may run in {settings.environment}, one runs now: wait for it (`firstlight status`), then run this again"
+        )
+    return name
+
+
+def drive(settings: Settings, handoff: str, model: str, watcher: Watcher) -> int:
+    """Start or continue the run, show it, and print its last line."""
+    from flows import runs
+
+    run = _run_to_follow(settings, handoff, model)
+    if run is None:
+        return WAITING
+    state = runs.follow(run, seconds=_LONGEST_SECONDS, on_tick=watcher.tick)
+    watcher.tick()
+    if state.is_waiting:
+        return _say_waiting(settings, model, watcher)
+    code = CODES.get(state.title, ERROR)
+    watcher.console.print(last_line(code, state.message), markup=False)
+    return code
+
+
+def last_line(code: int, message: str) -> str:
+    """Return the last line of a release run."""
+    said = {PROMOTED: "promoted", FAILED: "refused", CANNOT_TELL: "cannot tell", WAITING: "waiting for sign-off", ERROR: "error"}
+    return f"{said[code]}: {plain(message)}"
+
+
+def plain(message: str) -> str:
+    """Return the sentence inside Prefect's 'Flow run encountered an exception: Kind: sentence'."""
+    text = message.removeprefix("Flow run encountered an exception: ")
+    kind, colon, sentence = text.partition(": ")
+    return sentence if colon and kind.isidentifier() and kind[0].isupper() else text
+
+
+def _run_to_follow(settings: Settings, handoff: str, model: str) -> str | None:
+    """Return the id of the run to follow; None when it waits for signatures that are not there yet (and that was said)."""
+    from flows import runs
+    from tasks import governing
+
+    found = runs.find(runs.RELEASE[0], {"handoff": handoff})
+    if found is not None and found.is_waiting:
+        if not governing.is_decided(settings, model):
+            _say_waiting(settings, model, Watcher(settings))
+            return None
+        runs.resume(found.id, {"reviewer": "", "note": "the signatures are there"})
+        return found.id
+    if found is not None and found.kind == "running" and not _lives(settings, model, found.id):
+        runs.give_up(found.id)
+        found = None
+    return found.id if found is not None else runs.start(runs.RELEASE, {"handoff": handoff}).id
+
+
+def _lives(settings: Settings, model: str, run_id: str) -> bool:
+    """Return whether a run that Prefect calls running has a process: it takes the lock within seconds of starting, or ends."""
+    from flows import runs
+    from tasks import releases
+
+    deadline = time.monotonic() + _STARTING_SECONDS
+    while time.monotonic() < deadline:
+        if releases.is_driven(settings, model) or runs.read(run_id).kind != "running":
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _say_waiting(settings: Settings, model: str, watcher: Watcher) -> int:
+    from tasks import governing
+
+    watcher.console.print(last_line(WAITING, governing.what_is_missing(settings, model)), markup=False)
+    return WAITING

@@ -1,0 +1,46 @@
+"""``firstlight score``: the champion over files."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import spectra
+from firstlight.errors import RefusedError
+from firstlight.settings import Settings
+
+
+def score(settings: Settings, sources: list[str], out: Path, *, model: str | None) -> None:
+    """Score every file of ``sources`` with the champion of ``model``."""
+    from models import handoff
+    from models.scoring import score_files
+    from tasks.observing import object_store
+    from tasks.releases import store
+
+    name = model or settings.model
+    with store(settings) as records:
+        champion = records.champion(settings.environment, name)
+        if champion is None:
+            raise RefusedError(
+                f"a champion must be there to score with, {name} has none in {settings.environment}: release one first, or run `make demo`"
+            )
+        folder = records.version(name, champion.version).folder
+    door = object_store(settings)
+    files = [file for source in sources for file in spectra.find(source, store=door)]
+    papers = handoff.load(folder)
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task("scoring", total=len(files))
+        done = score_files(
+            papers,
+            files,
+            out,
+            version=champion.version,
+            store=door,
+            progress=lambda now, total: bar.update(shown, completed=now, total=total),
+        )
+    reused = f" ({done.reused} from an earlier run)" if done.reused else ""
+    Console(soft_wrap=True, highlight=False).print(
+        f"{done.rows} spectra of {done.files - done.refused_files} files{reused} scored by {name} version {champion.version} -> {done.out}; "
+        f"{done.refused_rows} rows and {done.refused_files} files refused -> {done.refused}"
+    )

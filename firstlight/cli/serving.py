@@ -1,0 +1,42 @@
+"""``firstlight serve`` and what the other commands need to know of the supervisor."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from firstlight.errors import RefusedError
+from firstlight.settings import Settings, environment_for_children
+
+_FRESH_SECONDS = 5.0
+
+
+def is_supervised(settings: Settings, model: str | None = None) -> bool:
+    """Return whether a supervisor of this environment has reported in the last seconds."""
+    from tasks.releases import store
+
+    with store(settings) as records:
+        seen = records.observed(settings.environment, model or settings.model)
+    return seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
+
+
+def supervisor_arguments(settings: Settings, *, port: int, model: str | None = None) -> list[str]:
+    """Return the arguments, after the interpreter, of the supervisor's process."""
+    return [
+        *("-m", "serving", "supervise", "--store", settings.store, "--state", str(settings.state)),
+        *("--environment", settings.environment, "--model", model or settings.model, "--port", str(port)),
+    ]
+
+
+def serve(settings: Settings, *, port: int | None, model: str | None) -> int:
+    """Run the supervisor in the foreground until it ends or Ctrl-C; return its exit code."""
+    if is_supervised(settings, model):
+        raise RefusedError(
+            f"one supervisor at a time may serve {model or settings.model} in {settings.environment}, one runs already: stop it first"
+        )
+    arguments = supervisor_arguments(settings, port=settings.gateway_port if port is None else port, model=model)
+    child = subprocess.Popen([sys.executable, *arguments], env=environment_for_children(settings))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os.kill(child.pid, signal.SIGTERM))
+    return child.wait()

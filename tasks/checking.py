@@ -1,0 +1,87 @@
+"""The gates a hand-off passes before people are asked: data, evaluation, bias by slices, benchmark."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import expectations
+from firstlight import settings as settings_module
+from firstlight.verdict import worst
+from models import benchmark as benchmarking
+from models import evaluation, handoff
+from tasks import journal, policy, releases
+from tasks.releases import OpenedRelease
+from tasks.stages import stage
+
+EVALUATED = "evaluation.parquet"
+"""Table in the release folder: one row per held-out spectrum with what the model answered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataReports:
+    """The reference and the held-out table, judged by the same suite."""
+
+    reference: expectations.DataReport
+    holdout: expectations.DataReport
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the worse of the two decides."""
+        both = {"reference": self.reference.to_dict(), "held-out": self.holdout.to_dict()}
+        return {
+            "verdict": worst([self.reference.verdict, self.holdout.verdict]).value,
+            "summary": "; ".join(f"{name}: {report['summary']}" for name, report in both.items()),
+            "reasons": [f"{name}: {reason}" for name, report in both.items() for reason in report["reasons"]],
+            **both,
+        }
+
+
+@stage("data", "Validate the data")
+def validate_data(release: OpenedRelease) -> DataReports:
+    """Hold the reference and held-out tables against the expectation suite."""
+    rules = policy.current().data
+    papers = handoff.load(release.handoff)
+    return DataReports(
+        reference=expectations.validate_reference(papers.reference_table(), rules),
+        holdout=expectations.validate_reference(papers.holdout_table(), rules),
+    )
+
+
+@stage("evaluation", "Evaluate on held-out spectra")
+def evaluate(release: OpenedRelease) -> evaluation.Evaluation:
+    """Run the exported model over the held-out spectra, keep the table of answers, and hold the claims against it."""
+    found = evaluation.evaluate(Path(release.handoff))
+    table = Path(release.folder) / EVALUATED
+    scratch = table.with_suffix(".tmp")
+    found.table.to_parquet(scratch, index=False)
+    scratch.replace(table)
+    return found
+
+
+@stage("bias", "Compare slices of the sky")
+def check_slices(release: OpenedRelease) -> expectations.BiasReport:
+    """Compare every slice with the rest, at matched S/N."""
+    return expectations.assess_bias(evaluated(release), policy.current().bias)
+
+
+@stage("benchmark", "Benchmark against the champion")
+def benchmark(release: OpenedRelease) -> benchmarking.BenchmarkReport:
+    """Measure candidate and champion in turns on this machine."""
+    settings = settings_module.current()
+    with releases.store(settings) as records:
+        champion = records.champion(release.environment, release.model)
+        folder = Path(records.version(release.model, champion.version).folder) if champion else None
+    return benchmarking.benchmark(
+        Path(release.handoff),
+        folder,
+        policy.current().benchmark,
+        progress=lambda fraction: journal.note(
+            settings, about=release.id, stage="benchmark", event="progress", fraction=fraction, phase="in turns"
+        ),
+    )
+
+
+def evaluated(release: OpenedRelease) -> pd.DataFrame:
+    """Return the table the evaluation left."""
+    return pd.read_parquet(Path(release.folder) / EVALUATED)

@@ -1,0 +1,79 @@
+"""Facts about the platform that a release relies on, found out by trying: does a tampered model get refused, do wrong answers?
+
+These feed the risk rules. A fact that nobody tried is left out, and an absent fact earns no maturity.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from firstlight.errors import RefusedError
+from firstlight.settings import Settings
+from firstlight.verdict import Verdict
+from models import golden, handoff
+from models.program import Program
+from rollout.spec import RolloutPolicy
+from rollout.store import Store
+
+_FRESH_SECONDS = 5.0
+
+
+def platform_facts(settings: Settings, records: Store, *, model: str, folder: Path, rollout: RolloutPolicy) -> dict[str, Any]:
+    """Return what could be shown about this platform now, as evidence: true where a try succeeded, absent where none was made."""
+    seen = records.observed(settings.environment, model)
+    champion = records.champion(settings.environment, model)
+    is_supervised = seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
+    facts: dict[str, Any] = {
+        "verify_before_load": refuses_changed_bytes(folder),
+        "golden_before_ready": notices_wrong_answers(folder),
+        "supervised": is_supervised,
+        "canary": len(rollout.steps) > 0,
+        "lease_seconds": rollout.lease_seconds,
+        "sign_off_required": True,
+    }
+    if champion is not None:
+        facts["rollback_available"] = _loads(records.version(model, champion.version).folder)
+    parts = list((settings.state / "inference-log" / model).rglob("part-*.parquet"))
+    if parts:
+        facts["inference_log"] = True
+        facts["log_flush_seconds"] = 5
+    tried = [name for name in ("verify_before_load", "golden_before_ready") if not facts[name]]
+    verdict = Verdict.FAIL if tried else Verdict.PASS if is_supervised else Verdict.CANNOT_TELL
+    reasons = [f"{name} must hold on this platform, the try showed it does not" for name in tried]
+    reasons += [] if is_supervised else ["nobody serves this environment now, so serving could not be tried"]
+    shown = sum(value is True for value in facts.values())
+    return {"verdict": verdict.value, "summary": f"{shown} platform facts shown by trying", "reasons": reasons, **facts}
+
+
+def refuses_changed_bytes(folder: Path) -> bool:
+    """Load a copy of the hand-off, change one byte of the copy's model, load again: True when only the changed copy is refused."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drill-") as scratch:
+        copy = Path(scratch) / "hand-off"
+        shutil.copytree(folder, copy)
+        if not _loads(copy):
+            return False
+        model = copy / "model.pt2"
+        data = bytearray(model.read_bytes())
+        data[len(data) // 2] ^= 1
+        model.write_bytes(bytes(data))
+        return not _loads(copy)
+
+
+def notices_wrong_answers(folder: Path) -> bool:
+    """Compare the golden answers with ones that are off by one: True when the comparison fails, and passes for the right ones."""
+    papers = handoff.load(folder)
+    _, recorded = papers.golden()
+    wrong = {name: values + 1 if values.dtype.kind == "f" else values for name, values in recorded.items()}
+    epsilon = papers.model.epsilon
+    right = golden.compare(recorded, recorded, epsilon=epsilon).verdict
+    return right is Verdict.PASS and golden.compare(recorded, wrong, epsilon=epsilon).verdict is Verdict.FAIL
+
+
+def _loads(folder: Path | str) -> bool:
+    try:
+        Program.load(folder, threads=1)
+    except RefusedError:
+        return False
+    return True

@@ -1,0 +1,262 @@
+"""The end of a release run: pictures, the dossier, the store's record, and a state of the run that says how it went."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from firstlight import settings as settings_module
+from firstlight.digest import finite, write_atomic, write_json
+from firstlight.errors import RefusedError
+from firstlight.settings import Settings
+from firstlight.verdict import Verdict, worst
+from governance.dossier import charts
+from governance.dossier import page as dossier
+from governance.dossier.index import IndexRow, render_index
+from governance.manifest import write_manifest
+from models import evaluation, handoff
+from rollout.errors import ReleaseClosed
+from rollout.records import Release, ReleaseStatus
+from tasks import checking, releases
+from tasks.outcomes import STATUS, TITLE, Outcome
+from tasks.releases import OpenedRelease
+from tasks.stages import StageResult, artifact_key, seconds_of
+from tasks.watching import Look
+
+EVIDENCE = (
+    "hand-off",
+    "golden",
+    "registration",
+    "data",
+    "evaluation",
+    "bias",
+    "benchmark",
+    "serving",
+    "risk",
+    "sign-off",
+    "canary",
+    "promotion",
+    "drift",
+)
+"""Every stage that may have left evidence, in the order of the story."""
+
+_METRICS = ("anomaly_recall", "false_alarm_rate", "class_accuracy")
+
+
+def finish(release: OpenedRelease, stages: Sequence[StageResult]) -> Outcome:
+    """Close a release by the worst of its gates, write its dossier, and return how it ended."""
+    verdict = worst(result.verdict for result in stages)
+    reasons = [f"{result.stage}: {result.summary}" for result in stages if result.verdict is not Verdict.PASS]
+    summary = (
+        next((result.summary for result in stages if result.stage == "promotion"), "") if verdict is Verdict.PASS else "; ".join(reasons)
+    )
+    settings = settings_module.current()
+    with releases.store(settings) as records:
+        try:
+            records.close_release(release.id, STATUS[verdict], summary)
+        except ReleaseClosed as error:
+            get_run_logger().warning("%s", error)
+    page = write_dossier(release)
+    if verdict is not Verdict.PASS:
+        _withdraw(settings, release)
+    return Outcome(release_id=release.id, verdict=verdict, summary=f"{release.id}: {summary}", dossier=str(page))
+
+
+def settled(release: OpenedRelease) -> Outcome:
+    """Return the end of a run that found its model champion already."""
+    return Outcome(
+        release_id=release.id,
+        verdict=Verdict.PASS,
+        summary=f"{release.id}: this model is the champion of {release.model} already; nothing was to be done",
+        dossier=str(Path(release.folder) / dossier.PAGE_FILE),
+    )
+
+
+def _withdraw(settings: Settings, release: OpenedRelease) -> None:
+    """A candidate that was turned back is no candidate any more; its version and evidence stay."""
+    known = releases.registry(settings)
+    version = known.version_by_digest(release.model, release.model_digest)
+    if version is not None and known.aliases(release.model).get("candidate") == version.version:
+        known.point(release.model, "candidate", None)
+
+
+def state(outcome: Outcome) -> State[Any]:
+    """Return the run's final state: green only when promoted."""
+    make = Completed if outcome.verdict is Verdict.PASS else Failed
+    return make(name=TITLE[outcome.verdict], message=outcome.summary, data=outcome.model_dump(mode="json"))
+
+
+def write_dossier(release: OpenedRelease) -> Path:
+    """Write pictures, the page and the manifest of a release folder, from the evidence that is there. Writing it again replaces it."""
+    folder = Path(release.folder)
+    evidence = {name: json.loads(release.evidence(name).read_bytes()) for name in EVIDENCE if release.evidence(name).is_file()}
+    pictures = _pictures(release, evidence)
+    for name, picture in pictures.items():
+        write_atomic(folder / "pictures" / f"{name}.{_suffix(picture)}", picture)
+    seconds = seconds_of(release)
+    page = dossier.render(
+        folder,
+        facts=_facts(release, evidence),
+        stages=[_row(name, evidence.get(name), seconds.get(name)) for name in EVIDENCE],
+        pictures=pictures,
+        evidence={name.replace("-", "_"): document for name, document in evidence.items()},
+    )
+    write_manifest(folder, release=release.id)
+    _write_index(release)
+    _link(release, page)
+    return page
+
+
+def _suffix(picture: bytes) -> str:
+    return "png" if picture.startswith(b"\x89PNG") else "svg"
+
+
+def _row(name: str, document: dict[str, Any] | None, seconds: float | None) -> dossier.StageRow:
+    found = document or {"verdict": "", "summary": ""}
+    return dossier.StageRow(name=name, verdict=str(found["verdict"]), key_figure=str(found["summary"]), seconds=seconds)
+
+
+def _facts(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dossier.Facts:
+    settings = settings_module.current()
+    papers = handoff.load(release.handoff)
+    links = {"Prefect run": f"{settings.prefect_ui_url}/runs/flow-run/{flow_run.id}"} if flow_run.id else {}
+    links |= {f"MLflow {kind}": url for kind, url in evidence.get("registration", {}).get("links", {}).items()}
+    with releases.store(settings) as records:
+        record = records.release(release.id)
+    return dossier.Facts(
+        release=release.id,
+        model=release.model,
+        version=str(evidence.get("registration", {}).get("version", "not registered")),
+        environment=release.environment,
+        verdict=_verdict(record).value,
+        headline=record.summary or _headline(evidence),
+        trainer=f"{release.trainer_name} <{release.trainer_email}>",
+        purpose=papers.purpose,
+        not_for=papers.not_for,
+        data=f"{papers.data.spectra} spectra, {papers.data.description or papers.data.uri}",
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        digests={
+            "model": release.model_digest,
+            "hand-off": release.handoff_digest,
+            "policy": release.policy_digest,
+            "data": papers.data.sha256,
+        },
+        commands={
+            "go back to the previous version": "firstlight rollback --reason '...' --by you@lab",
+            "check every digest and signature": f"firstlight verify {release.folder}",
+            "see what is live": "firstlight status",
+        },
+        links=links,
+    )
+
+
+def _verdict(record: Release) -> Verdict:
+    return {ReleaseStatus.PROMOTED: Verdict.PASS, ReleaseStatus.FAILED: Verdict.FAIL}.get(record.status, Verdict.CANNOT_TELL)
+
+
+def _headline(evidence: dict[str, dict[str, Any]]) -> str:
+    if "sign-off" in evidence:
+        return str(evidence["sign-off"]["summary"])
+    return "under way"
+
+
+def _write_index(release: OpenedRelease) -> None:
+    """Write the list of all releases of a model, newest first."""
+    settings = settings_module.current()
+    with releases.store(settings) as records:
+        known = records.releases(release.environment, release.model)
+        champion = records.champion(release.environment, release.model)
+        versions = {one.model_digest: records.version_by_digest(release.model, one.model_digest) for one in known}
+    rows = [
+        IndexRow(
+            release=one.id,
+            model=one.model,
+            version=found.version if (found := versions[one.model_digest]) else "",
+            environment=one.environment,
+            verdict=_verdict(one).value,
+            headline=one.summary or one.status.value,
+            when=datetime.fromtimestamp(one.opened_at, UTC).isoformat(timespec="seconds"),
+            live=champion is not None and champion.release_id == one.id,
+        )
+        for one in reversed(known)
+        if (settings.state / "releases" / one.id / dossier.PAGE_FILE).is_file()
+    ]
+    render_index(settings.folder("releases"), rows)
+
+
+def _pictures(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dict[str, bytes]:
+    """Draw whatever the evidence can show."""
+    pictures: dict[str, bytes] = {}
+    if "evaluation" in evidence:
+        for kind, examples in _examples(release).items():
+            pictures["strangest" if kind == "strange" else "spectra"] = charts.spectra_panel(examples)
+    if rows := evidence.get("bias", {}).get("slices"):
+        pictures |= {f"slice-{metric}": charts.slice_chart(rows, metric) for metric in _METRICS}
+    if points := evidence.get("benchmark", {}).get("points"):
+        pictures["benchmark"] = charts.benchmark_chart(points)
+    if steps := evidence.get("canary", {}).get("timeline"):
+        pictures["canary"] = charts.canary_chart(steps)
+    if columns := evidence.get("drift", {}).get("columns"):
+        pictures["drift"] = charts.drift_chart([column for column in columns if column.get("edges")])
+    return pictures
+
+
+def _examples(release: OpenedRelease) -> dict[str, list[dict[str, Any]]]:
+    """Return spectra to show, typical and strange ones; none for a model whose inputs are no spectra."""
+    try:
+        found = evaluation.examples(Path(release.handoff), checking.evaluated(release))
+    except RefusedError:
+        return {}
+    shown: dict[str, list[dict[str, Any]]] = {}
+    with np.errstate(divide="ignore"):
+        sigma = np.where(found["ivar"] > 0, 1 / np.sqrt(found["ivar"]), np.nan)
+    for place, kind in enumerate(found["kind"]):
+        rebuilt = found["reconstruction"][place] if "reconstruction" in found else None
+        title, _, caption = str(found["caption"][place]).partition(" · ")
+        spectrum = {"wavelength": found["x"], "flux": found["flux"][place], "sigma": sigma[place], "reconstruction": rebuilt}
+        shown.setdefault(str(kind), []).append({**spectrum, "title": title, "caption": caption})
+    return shown
+
+
+def _link(release: OpenedRelease, page: Path) -> None:
+    create_link_artifact(
+        key=artifact_key(f"{release.model}-dossier"),
+        link=page.as_uri(),
+        link_text=f"dossier of {release.id}",
+        description="Verdicts, pictures, signatures and digests",
+    )
+
+
+def publish_drift(model: str, found: Look) -> None:
+    """Keep the last drift report, which the next release is judged with, and show it on the run."""
+    settings = settings_module.current()
+    document = finite(found.to_dict())
+    write_json(settings.folder("drift", model) / "latest.json", document)
+    if columns := document.get("columns"):
+        write_atomic(
+            settings.folder("drift", model) / "latest.svg", charts.drift_chart([column for column in columns if column.get("edges")])
+        )
+    rows = "\n".join(
+        f"| {column['column']} | {column['verdict']} | {_number(column.get('effect'))} |" for column in document.get("columns", [])
+    )
+    reasons = "\n".join(f"- {reason}" for reason in document["reasons"])
+    markdown = f"**{document['verdict']}**: {document['summary']}\n\n{reasons}\n\n| column | verdict | effect |\n|---|---|---|\n{rows}\n"
+    create_markdown_artifact(key=artifact_key(f"{model}-drift"), markdown=markdown, description=f"Drift of {model}")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) and np.isfinite(value) else "–"
+
+
+def drift_state(found: Look) -> State[Any]:
+    """Return the run's final state: completed whatever was found, because looking worked; its name is the verdict."""
+    title = {Verdict.PASS: "Steady", Verdict.FAIL: "Drifted", Verdict.CANNOT_TELL: "Cannot tell"}[found.verdict]
+    return Completed(name=title, message=found.summary)

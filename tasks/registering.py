@@ -1,0 +1,120 @@
+"""Registration: the hand-off becomes a version in the registry, servable here, and the event that starts its release."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from prefect import task
+from prefect.events import emit_event
+from pydantic import BaseModel, ConfigDict
+
+from firstlight import settings as settings_module
+from firstlight.verdict import Verdict
+from models.registry import ModelVersion
+from rollout.spec import ServableVersion
+from tasks import journal, releases
+from tasks.releases import OpenedRelease
+from tasks.retries import retrying
+from tasks.stages import stage
+
+REGISTERED = "firstlight.candidate.registered"
+"""Event that starts a release; prefect.yaml expects it by this name."""
+
+
+class Candidate(BaseModel):
+    """A registered candidate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    model_digest: str
+
+    @property
+    def uri(self) -> str:
+        """How flows and commands name it."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """Evidence of one registration."""
+
+    version: ModelVersion
+    links: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        version = self.version
+        return {
+            "verdict": Verdict.PASS.value,
+            "summary": f"version {version.version} of {version.name}, model {version.model_digest[:12]}",
+            "reasons": [],
+            **version.to_dict(),
+            "links": self.links,
+        }
+
+
+@stage("registration", "Register the version")
+def register(release: OpenedRelease) -> Registration:
+    """Register the hand-off (or find it registered), point the alias candidate at it, and make it servable here."""
+    settings = settings_module.current()
+    known = releases.registry(settings)
+    version = known.register(release.handoff)
+    with releases.store(settings) as records:
+        records.add_version(
+            ServableVersion(
+                model=release.model,
+                version=version.version,
+                folder=release.handoff,
+                model_digest=release.model_digest,
+                handoff_digest=release.handoff_digest,
+            )
+        )
+    return Registration(version=version, links=known.links(version, settings.mlflow_ui_url))
+
+
+@task(name="register-candidate", task_run_name="Register the candidate", **retrying())
+def register_candidate(handoff: str) -> Candidate:
+    """Register a freshly trained hand-off as candidate and say so to whoever listens; the same hand-off again says it only once."""
+    settings = settings_module.current()
+    journal.note(settings, about=handoff, stage="register", event="started")
+    papers = releases.keep(settings, handoff)
+    version = releases.registry(settings).register(papers.folder)
+    candidate = Candidate(name=version.name, version=version.version, model_digest=version.model_digest)
+    announce(candidate, environment=settings.environment)
+    journal.note(
+        settings,
+        about=candidate.uri,
+        stage="register",
+        event="finished",
+        verdict="pass",
+        seconds=0,
+        summary=f"{candidate.uri} is the candidate",
+        uri=candidate.uri,
+    )
+    return candidate
+
+
+def announce(candidate: Candidate, *, environment: str) -> None:
+    """Emit the event of a registered candidate; its id is made from what it says, so that a repetition starts nothing twice."""
+    emit_event(
+        REGISTERED,
+        resource={
+            "prefect.resource.id": f"firstlight.model.{candidate.name}",
+            "prefect.resource.name": candidate.name,
+            "firstlight.environment": environment,
+            "firstlight.version": candidate.version,
+        },
+        payload={"handoff": candidate.uri, "model": candidate.name, "version": candidate.version, "model_digest": candidate.model_digest},
+        id=uuid5(NAMESPACE_URL, f"{REGISTERED}/{environment}/{candidate.uri}/{candidate.model_digest}"),
+    )
+
+
+def version_of(release: OpenedRelease) -> str:
+    """Return the version number this release registered. Raises UnknownVersion's parent when it was never registered."""
+    settings = settings_module.current()
+    with releases.store(settings) as records:
+        found = records.version_by_digest(release.model, release.model_digest)
+    assert found is not None, "registration comes before anything that asks for its version"
+    return found.version

@@ -1,0 +1,124 @@
+"""Requests for a canary at a place with little traffic: held-out spectra, sent through the gateway like anybody's.
+
+Their right answers are known twice over: the labels say which class is right, and the evaluation says which numbers this very
+model gave. So every answer counts towards *quality* (is it right) and, when the candidate gave it, towards *agreement* (is it what
+was evaluated).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.handoff import HandOff
+from models.summary import summarise
+from serving.client import Answer, InferenceClient, UnreachableError
+
+CLIENTS = 2
+"""Callers at a time: enough to overlap sending and computing on two cores."""
+
+
+@dataclass
+class Tally:
+    """What the answers of one version amounted to."""
+
+    quality: list[int] = field(default_factory=lambda: [0, 0])
+    """Right answers, answers whose right answer is known."""
+    agreement: list[int] = field(default_factory=lambda: [0, 0])
+    """Answers equal to the evaluation's, answers compared."""
+
+
+class Replay:
+    """Sends held-out spectra, one a request, round and round, and keeps tallies by version."""
+
+    def __init__(self, url: str, papers: HandOff, evaluated: pd.DataFrame, *, candidate: str) -> None:
+        self._inputs = papers.holdout_inputs()
+        self._papers = papers
+        self._evaluated = evaluated.reset_index(drop=True)
+        self._candidate = candidate
+        self._rows = count()
+        self._lock = Lock()
+        self._clients = [InferenceClient(url, papers.name, client="canary-replay") for _ in range(CLIENTS)]
+        self.tallies: dict[str, Tally] = {}
+        self.unanswered = Counter[str]()
+        """Sentences of requests that got no good answer."""
+
+    def __enter__(self) -> "Replay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
+
+    def send(self, requests: int) -> None:
+        """Send this many requests and wait for their answers. A request without an answer is counted, not raised."""
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(self._work, range(CLIENTS), self._shares(requests)))
+
+    def restart(self) -> None:
+        """Forget the candidate's tally: a new step is judged by its own answers."""
+        self.tallies.pop(self._candidate, None)
+
+    def counts(self, version: str) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return (quality, agreement) of a version, each as (good, total)."""
+        tally = self.tallies.get(version, Tally())
+        return (tally.quality[0], tally.quality[1]), (tally.agreement[0], tally.agreement[1])
+
+    def _shares(self, requests: int) -> list[int]:
+        return [requests // CLIENTS + (place < requests % CLIENTS) for place in range(CLIENTS)]
+
+    def _work(self, place: int, requests: int) -> None:
+        for _ in range(requests):
+            with self._lock:
+                row = next(self._rows) % len(self._evaluated)
+            one = {name: values[row : row + 1] for name, values in self._inputs.items()}
+            try:
+                answer = self._clients[place].infer(one, request_id=f"replay-{self._candidate}-{row}")
+            except UnreachableError as error:
+                self._fault(str(error))
+                continue
+            self._take(row, answer)
+
+    def _take(self, row: int, answer: Answer) -> None:
+        if not answer.ok:
+            self._fault(answer.error)
+            return
+        found = {str(name): float(value) for name, value in summarise({}, answer.outputs).iloc[0].items()}
+        right, agrees = self._is_right(row, answer.outputs), self._agrees(row, found)
+        with self._lock:
+            tally = self.tallies.setdefault(answer.version, Tally())
+            if right is not None:
+                tally.quality[0] += right
+                tally.quality[1] += 1
+            if answer.version == self._candidate and agrees is not None:
+                tally.agreement[0] += agrees
+                tally.agreement[1] += 1
+
+    def _is_right(self, row: int, outputs: Mapping[str, np.ndarray]) -> bool | None:
+        """Right class where the label is known; for a model without classes, an answer that is a number everywhere."""
+        role, classes = self._papers.role("class_probabilities"), self._papers.model.classes
+        if role is None or not classes:
+            return all(bool(np.isfinite(values).all()) for values in outputs.values() if values.dtype.kind == "f")
+        label = self._evaluated.at[row, "label_class"] if "label_class" in self._evaluated else ""
+        if not isinstance(label, str) or label not in classes or role not in outputs:
+            return None
+        return classes[int(np.argmax(outputs[role][0]))] == label
+
+    def _agrees(self, row: int, found: Mapping[str, Any]) -> bool | None:
+        compared = [name for name in found if name in self._evaluated]
+        if not compared:
+            return None
+        epsilon = self._papers.model.epsilon
+        expected = self._evaluated.loc[row, compared].to_numpy(dtype=np.float64)
+        given = np.array([found[name] for name in compared], dtype=np.float64)
+        return bool(np.allclose(given, expected, rtol=epsilon.rtol, atol=epsilon.atol))
+
+    def _fault(self, sentence: str) -> None:
+        with self._lock:
+            self.unanswered[sentence] += 1

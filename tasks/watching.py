@@ -1,0 +1,68 @@
+"""Drift: what the champion was asked, against the reference it was handed over with."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from firstlight import settings as settings_module
+from firstlight.verdict import Verdict
+from models import handoff
+from monitoring import drift, inference_log
+from monitoring.drift_report import DriftReport
+from rollout.records import Champion
+from tasks import policy, registering, releases
+from tasks.releases import OpenedRelease
+from tasks.retries import retrying
+from tasks.stages import stage
+
+
+@stage("drift", "Compare live requests with the reference")
+def first_look(release: OpenedRelease) -> DriftReport:
+    """Compare what the version answered during its canary with its reference; a first look, not a gate."""
+    settings = settings_module.current()
+    version = registering.version_of(release)
+    live = inference_log.read(settings.folder("inference-log"), model=release.model, version=version)
+    return drift.drift(live, handoff.load(release.handoff).reference_table(), policy.current().drift)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """One scheduled look at a live model."""
+
+    champion: Champion | None
+    report: DriftReport | None
+    folder: Path | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the report; cannot tell where there is nothing to look at."""
+        return self.report.verdict if self.report else Verdict.CANNOT_TELL
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        return self.report.summary if self.report else "no champion answers yet, so there is nothing to compare"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        if self.report is None or self.champion is None:
+            return {"verdict": self.verdict.value, "summary": self.summary, "reasons": []}
+        return {**self.report.to_dict(), "version": self.champion.version, "model_digest": self.champion.digest}
+
+
+@task(name="look", task_run_name="Look at {model}", **retrying())
+def look(model: str, hours: float) -> Look:
+    """Compare the last ``hours`` of the champion's requests with its reference."""
+    settings = settings_module.current()
+    with releases.store(settings) as records:
+        champion = records.champion(settings.environment, model)
+        folder = Path(records.version(model, champion.version).folder) if champion else None
+    if champion is None or folder is None:
+        return Look(champion=None, report=None, folder=None)
+    since = datetime.now(UTC) - timedelta(hours=hours)
+    live = inference_log.read(settings.folder("inference-log"), model=model, version=champion.version, since=since)
+    report = drift.drift(live, handoff.load(folder).reference_table(), policy.current().drift)
+    return Look(champion=champion, report=report, folder=folder)
