@@ -1,0 +1,225 @@
+"""Is the candidate fast enough, and no slower than the champion? Measured in turns, judged as a ratio.
+
+The two versions run in processes of their own and are measured alternately, round by round, on the same rows, so that whatever
+else the machine does falls on both. What is judged is the ratio of a round's two medians; the spread of that ratio over the rounds
+says whether it can be judged at all. A figure is never compared with one that was measured at another time.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from firstlight.digest import finite
+from firstlight.verdict import Verdict, worst
+from models.contestant import Contestant, Footprint
+from models.hardware import choose_device, fingerprint
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+
+
+class BenchmarkPolicy(BaseModel):
+    """How fast is fast enough."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
+    """Where to measure: `auto` is CUDA when there is a GPU, the CPU otherwise."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """CPU threads of the model: 1, as it is served; two OpenMP threads beside another process are slower than one."""
+    batches: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(default=(1, 16, 64), min_length=1)
+    """Batch sizes to measure, spectra a call."""
+    rounds: int = Field(default=5, ge=3, le=100)
+    """Turns of candidate and champion; the ratio has one value a round."""
+    spectra_per_round: int = Field(default=64, ge=1)
+    """Spectra measured per round and batch size."""
+    calls_at_least: int = Field(default=3, ge=1)
+    """Calls per round and batch size even where fewer would do: one interruption does not move the middle of three."""
+    seconds_per_turn: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """A version that is slow makes fewer calls a turn, at least one, so that a benchmark ends."""
+    latency_ratio_limit: float = Field(default=1.5, gt=0, allow_inf_nan=False)
+    """Largest ratio candidate/champion of the time per call, at any batch size."""
+    latency_limit_seconds: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Largest median time of a call with one spectrum, in seconds, champion or not."""
+    memory_limit_mib: float = Field(default=3000.0, gt=0, allow_inf_nan=False)
+    """Largest peak memory of the process that holds the model, in MiB."""
+    call_timeout_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """A version that does not answer one call for this long, in seconds, is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One version at one batch size."""
+
+    who: str
+    batch: int
+    seconds: tuple[tuple[float, ...], ...]
+    """Seconds of every call, round by round."""
+
+    @property
+    def calls(self) -> list[float]:
+        """Seconds of every call of every round, sorted."""
+        return sorted(second for turn in self.seconds for second in turn)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for charts and tables; None where there was no call."""
+        calls = self.calls
+        median = statistics.median(calls) if calls else math.nan
+        figures = {
+            "who": self.who,
+            "batch": self.batch,
+            "calls": len(calls),
+            "latency_ms_p50": 1e3 * median,
+            "latency_ms_p99": 1e3 * calls[min(len(calls) - 1, int(0.99 * len(calls)))] if calls else math.nan,
+            "spectra_per_second": self.batch / median if median > 0 else math.nan,
+        }
+        return dict(finite(figures))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkReport:
+    """Verdict and figures of one benchmark."""
+
+    verdict: Verdict
+    summary: str
+    reasons: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
+    footprints: tuple[Footprint, ...]
+    ratios: Mapping[int, float | None]
+    """Batch size -> median over the rounds of candidate/champion time per call; None without a champion."""
+    hardware: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "verdict": self.verdict.value,
+            "summary": self.summary,
+            "reasons": list(self.reasons),
+            "hardware": dict(self.hardware),
+            "points": [measurement.to_dict() for measurement in self.measurements],
+            "footprints": [footprint.to_dict() for footprint in self.footprints],
+            "ratios": {str(batch): finite(ratio) for batch, ratio in self.ratios.items()},
+        }
+
+
+def benchmark(
+    candidate: Path, champion: Path | None, policy: BenchmarkPolicy, *, progress: Callable[[float], None] = lambda fraction: None
+) -> BenchmarkReport:
+    """Measure the hand-offs in two folders in turns and judge the candidate.
+
+    ``champion`` None means there is none to compare with. Raises RefusedError when a version cannot be measured, TransientError
+    when its process is killed from outside.
+    """
+    device = choose_device(policy.device)
+    folders = {CANDIDATE: candidate, **({} if champion is None else {CHAMPION: champion})}
+    with ExitStack() as stack:
+        contestants = [
+            # one after the other: a version that loads is not slowed by another that does
+            stack.enter_context(Contestant(who, folder, device=device, threads=policy.threads, timeout=policy.call_timeout_seconds))
+            for who, folder in folders.items()
+        ]
+        measurements = _in_turns(contestants, policy, progress)
+        footprints = tuple(contestant.footprint() for contestant in contestants)
+    return judge(measurements, footprints, policy, fingerprint(device, policy.threads))
+
+
+def judge(
+    measurements: Sequence[Measurement], footprints: Sequence[Footprint], policy: BenchmarkPolicy, hardware: Mapping[str, Any]
+) -> BenchmarkReport:
+    """Decide by the policy. Pure: the same figures give the same report."""
+    found = {(item.who, item.batch): item for item in measurements}
+    has_champion = CHAMPION in {*(item.who for item in measurements), *(item.who for item in footprints)}
+    ratios: dict[int, float | None] = {}
+    findings: list[tuple[Verdict, str]] = []
+    for batch in policy.batches:
+        rounds = _ratios(found.get((CANDIDATE, batch)), found.get((CHAMPION, batch)))
+        ratios[batch] = statistics.median(rounds) if rounds else None
+        findings.append(_judge_ratio(batch, rounds, policy, has_champion=has_champion))
+    findings += [_judge_latency(found.get((CANDIDATE, min(policy.batches))), policy), _judge_memory(footprints, policy)]
+    verdict = worst(item for item, _ in findings)
+    return BenchmarkReport(
+        verdict=verdict,
+        summary=_summary(found, ratios, policy, hardware),
+        reasons=tuple(reason for item, reason in findings if item is not Verdict.PASS),
+        measurements=tuple(measurements),
+        footprints=tuple(footprints),
+        ratios=ratios,
+        hardware=hardware,
+    )
+
+
+def _ratios(candidate: Measurement | None, champion: Measurement | None) -> list[float]:
+    """Return candidate/champion of each round in which both were measured."""
+    if candidate is None or champion is None:
+        return []
+    rounds = zip(candidate.seconds, champion.seconds, strict=False)
+    pairs = [(statistics.median(ours), statistics.median(theirs)) for ours, theirs in rounds if ours and theirs]
+    return [ours / theirs for ours, theirs in pairs if theirs > 0 and math.isfinite(ours / theirs)]
+
+
+def _judge_ratio(batch: int, rounds: Sequence[float], policy: BenchmarkPolicy, *, has_champion: bool) -> tuple[Verdict, str]:
+    """Fail when slower in the median and in three of four rounds, cannot tell when only the median says so."""
+    if not has_champion:
+        return Verdict.PASS, ""
+    if len(rounds) < policy.rounds:
+        return (
+            Verdict.CANNOT_TELL,
+            f"batch {batch} needs {policy.rounds} rounds of both versions, {len(rounds)} were measured; run the benchmark again",
+        )
+    median, limit = statistics.median(rounds), policy.latency_ratio_limit
+    if median <= limit:
+        return Verdict.PASS, ""
+    slower = sum(ratio > limit for ratio in rounds) / len(rounds)
+    sentence = f"at batch {batch} a call may take at most {limit:.2f} times the champion's, it takes {median:.2f} times ({slower:.0%} of the rounds)"
+    return (Verdict.FAIL if slower >= 0.75 else Verdict.CANNOT_TELL), sentence
+
+
+def _judge_latency(candidate: Measurement | None, policy: BenchmarkPolicy) -> tuple[Verdict, str]:
+    calls = candidate.calls if candidate else []
+    if candidate is None or not calls or not all(map(math.isfinite, calls)):
+        return Verdict.CANNOT_TELL, "the candidate must be measured with the smallest batch, it was not; run the benchmark again"
+    median, limit = statistics.median(calls), policy.latency_limit_seconds
+    if median <= limit:
+        return Verdict.PASS, ""
+    return Verdict.FAIL, f"a call with a batch of {candidate.batch} may take {limit:.2f} s, it takes {median:.2f} s"
+
+
+def _judge_memory(footprints: Sequence[Footprint], policy: BenchmarkPolicy) -> tuple[Verdict, str]:
+    peaks = [footprint.peak_mib for footprint in footprints if footprint.who == CANDIDATE and footprint.peak_mib > 0]
+    if not peaks:
+        return Verdict.CANNOT_TELL, "the candidate's peak memory must be known, it is not; run the benchmark again"
+    if max(peaks) <= policy.memory_limit_mib:
+        return Verdict.PASS, ""
+    return Verdict.FAIL, f"the model's process may use {policy.memory_limit_mib:.0f} MiB, its peak was {max(peaks):.0f} MiB"
+
+
+def _summary(
+    found: Mapping[tuple[str, int], Measurement], ratios: Mapping[int, float | None], policy: BenchmarkPolicy, hardware: Mapping[str, Any]
+) -> str:
+    figures = [found[CANDIDATE, batch].to_dict() for batch in sorted(policy.batches) if (CANDIDATE, batch) in found]
+    told = [point for point in figures if point["spectra_per_second"] is not None]
+    if not told:
+        return "nothing was measured"
+    best, first = max(told, key=lambda point: float(point["spectra_per_second"])), told[0]
+    text = f"{best['spectra_per_second']:.0f} spectra/s at batch {best['batch']}"
+    text += f", a batch of {first['batch']} in {first['latency_ms_p50']:.1f} ms on {hardware.get('device', '?')}"
+    known = [ratio for ratio in ratios.values() if ratio is not None]
+    return f"{text}; {max(known):.2f} × the champion's time per call at worst" if known else f"{text}; no champion to compare with"
+
+
+def _in_turns(contestants: Sequence[Contestant], policy: BenchmarkPolicy, progress: Callable[[float], None]) -> list[Measurement]:
+    """Measure round by round; who begins changes with the round, so that coming first is nobody's advantage."""
+    taken: dict[tuple[str, int], list[tuple[float, ...]]] = {(c.who, batch): [] for batch in policy.batches for c in contestants}
+    total = policy.rounds * len(policy.batches)
+    for turn in range(policy.rounds):
+        for place, batch in enumerate(policy.batches):
+            calls = max(policy.calls_at_least, policy.spectra_per_round // batch)
+            for contestant in contestants if turn % 2 == 0 else reversed(contestants):
+                taken[contestant.who, batch].append(contestant.measure(batch, calls=calls, seconds=policy.seconds_per_turn))
+            progress((turn * len(policy.batches) + place + 1) / total)
+    return [Measurement(who=who, batch=batch, seconds=tuple(turns)) for (who, batch), turns in taken.items()]

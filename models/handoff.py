@@ -1,0 +1,27 @@
+"""The hand-off folder: how a trained model passes from the person who trained it to everyone else. See docs/hand-off.md.
+
+The four verbs are here; each lives in a short module of its own.
+"""
+
+from models.document import Data, Document, Environment, Epsilon, FileEntry, InputSpec, Model, OutputSpec, Trainer
+from models.handoff_check import check
+from models.handoff_folder import HandOff, Problem, data_digest, load
+from models.handoff_write import write
+
+__all__ = [
+    "Data",
+    "Document",
+    "Environment",
+    "Epsilon",
+    "FileEntry",
+    "HandOff",
+    "InputSpec",
+    "Model",
+    "OutputSpec",
+    "Problem",
+    "Trainer",
+    "check",
+    "data_digest",
+    "load",
+    "write",
+]

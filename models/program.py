@@ -1,0 +1,173 @@
+"""The one way a handed-over model runs: verified bytes in, named numpy arrays in, named numpy arrays out."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
+from torch.utils import _pytree as pytree
+
+from models import archive
+from models.document import MODEL, InputSpec, Model, OutputSpec
+from models.errors import HandOffError, InputRefused, ProgramError
+from models.handoff_folder import HandOff, load
+from models.tensors import Array, mismatch, rows_of
+
+MAX_ROWS = 65536
+"""The longest batch an exported program of ours accepts; longer inputs are cut into chunks."""
+
+
+def export(module: torch.nn.Module, inputs: Mapping[str, Array]) -> ExportedProgram:
+    """Return ``module`` as a program without Python, for any number of rows.
+
+    ``inputs`` are examples of at least two rows, named like the parameters of ``module.forward``, which returns a dict of tensors
+    (its keys become the output names). The module is put into eval mode and must be on the CPU. The examples are not kept:
+    torch would pickle them into the archive. Raises HandOffError when torch cannot export the module.
+    """
+    rows = Dim("rows", min=1, max=MAX_ROWS)
+    examples = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                module.eval(), (), kwargs=examples, dynamic_shapes={name: {0: rows} for name in examples}, strict=False
+            )
+    except Exception as problem:  # torch raises many kinds; all mean the same to a scientist
+        raise HandOffError(f"the module must be exportable for any number of rows, torch says: {_short(problem)}") from problem
+    program.example_inputs = None
+    return program
+
+
+class Program:
+    """A model that runs. It was hashed, inspected and rebuilt from the parts that were understood before torch saw it."""
+
+    def __init__(self, data: bytes, *, model: Model, device: str = "cpu", batch_size: int = 256) -> None:
+        """Build the program from the bytes of a model.pt2 and its declared form. Use :meth:`load` for a folder.
+
+        Raises HandOffError when the archive is refused or its inputs and outputs are not the declared ones.
+        """
+        program = _open(archive.rebuild(data))
+        self._order = _input_order(program, model)
+        self._tree = program.call_spec.in_spec
+        self._module = _on_device(program, device).module(check_guards=False)
+        self._model = model
+        self.device = device
+        self.batch_size = min(max(1, batch_size), MAX_ROWS)
+        self.handoff: HandOff | None = None
+
+    @classmethod
+    def load(cls, source: Path | str | HandOff, *, device: str = "cpu", threads: int | None = None, batch_size: int = 256) -> "Program":
+        """Return the program of a hand-off folder, ready to run on ``device`` ("cpu" or "cuda").
+
+        Every digest is verified first; the bytes that were hashed are the bytes that are inspected, and only those reach torch.
+        ``threads`` sets the number of CPU threads of the whole process (torch knows no other scope); None leaves it.
+        Raises HandOffError.
+        """
+        handoff = source if isinstance(source, HandOff) else load(source)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        program = cls(handoff.read(MODEL), model=handoff.model, device=device, batch_size=batch_size)
+        program.handoff = handoff
+        return program
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Return what the model takes."""
+        return self._model.inputs
+
+    @property
+    def outputs(self) -> tuple[OutputSpec, ...]:
+        """Return what the model gives."""
+        return self._model.outputs
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name for ``inputs`` by name; any number of rows, also none. The inputs are not changed.
+
+        Raises InputRefused when names, dtypes, shapes or row counts are not the declared ones, ProgramError when the model fails.
+        """
+        rows = self._rows(inputs)
+        chunks = [self._run(inputs, chunk) for chunk in _chunks(rows, self.batch_size)]
+        if not chunks:
+            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=spec.dtype) for spec in self.outputs}
+        return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in self.outputs}
+
+    def _rows(self, inputs: Mapping[str, Array]) -> int:
+        declared = {spec.name for spec in self.inputs}
+        if set(inputs) != declared:
+            raise InputRefused(f"the inputs must be named {sorted(declared)}, found {sorted(inputs)}: send exactly these")
+        for spec in self.inputs:
+            if found := mismatch(inputs[spec.name], dtype=spec.dtype, shape=spec.shape):
+                raise InputRefused(f"input {spec.name!r} must be {spec.dtype} {list(spec.shape)}, found {found}: convert it before sending")
+        counts = rows_of(inputs)
+        if len(counts) != 1:
+            raise InputRefused(f"all inputs must have the same number of rows, found {sorted(counts)}: send one row of each per object")
+        return counts.pop()
+
+    def _run(self, inputs: Mapping[str, Array], chunk: slice) -> dict[str, Array]:
+        # a copy, so that a model that writes into its inputs cannot reach the caller's arrays, and read-only arrays are welcome
+        tensors = [torch.from_numpy(np.array(inputs[name][chunk])).to(self.device) for name in self._order]
+        args, kwargs = pytree.tree_unflatten(tensors, self._tree)
+        try:
+            with torch.inference_mode():
+                answer = self._module(*args, **kwargs)
+        except Exception as problem:
+            raise ProgramError(f"the model must answer every valid input, torch says: {_short(problem)}") from problem
+        return self._named(answer, rows=len(tensors[0]))
+
+    def _named(self, answer: Any, *, rows: int) -> dict[str, Array]:
+        values = answer if isinstance(answer, dict) else dict(zip(_names(self.outputs), _sequence(answer), strict=False))
+        if set(values) != set(_names(self.outputs)):
+            raise ProgramError(f"the model must give the outputs {list(_names(self.outputs))}, found {list(values)}: declare what it gives")
+        return {spec.name: _array(values[spec.name], spec, rows=rows) for spec in self.outputs}
+
+
+def _open(data: bytes) -> ExportedProgram:
+    try:
+        return torch.export.load(io.BytesIO(data))
+    except Exception as problem:
+        raise HandOffError(f"{MODEL} must be an archive that torch {torch.__version__} reads, found: {_short(problem)}") from problem
+
+
+def _on_device(program: ExportedProgram, device: str) -> ExportedProgram:
+    if device == "cpu":
+        return program
+    try:
+        return move_to_device_pass(program, device)
+    except Exception as problem:
+        raise HandOffError(f"the device {device!r} must be usable, torch says: {_short(problem)}: use 'cpu'") from problem
+
+
+def _input_order(program: ExportedProgram, model: Model) -> tuple[str, ...]:
+    order = tuple(str(name) for name in program.graph_signature.user_inputs)
+    if sorted(order) != sorted(_names(model.inputs)):
+        raise HandOffError(f"model.inputs must name what {MODEL} takes, {list(order)}, found {list(_names(model.inputs))}: declare those")
+    return order
+
+
+def _names(specs: tuple[InputSpec, ...] | tuple[OutputSpec, ...]) -> tuple[str, ...]:
+    return tuple(spec.name for spec in specs)
+
+
+def _sequence(answer: Any) -> list[Any]:
+    return list(answer) if isinstance(answer, tuple | list) else [answer]
+
+
+def _array(value: Any, spec: OutputSpec, *, rows: int) -> Array:
+    if not isinstance(value, torch.Tensor):
+        raise ProgramError(f"output {spec.name!r} must be a tensor, found {type(value).__name__}: return tensors only")
+    array: Array = value.detach().cpu().numpy()
+    if found := mismatch(array, dtype=spec.dtype, shape=(rows, *spec.shape[1:])):
+        wanted = f"{spec.dtype} {[rows, *spec.shape[1:]]}"
+        raise ProgramError(f"output {spec.name!r} must be {wanted} for {rows} rows, found {found}: declare what the model gives")
+    return array
+
+
+def _chunks(rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _short(problem: BaseException) -> str:
+    return " ".join(str(problem).split())[:400] or type(problem).__name__

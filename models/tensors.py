@@ -1,0 +1,43 @@
+"""Named arrays in and out of safetensors: a length, a JSON header and raw numbers, so reading one can run nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from models.errors import HandOffError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def read_tensors(data: bytes, *, where: str) -> dict[str, Array]:
+    """Return the arrays in the safetensors file whose bytes are ``data``; ``where`` names it in the message.
+
+    Raises HandOffError when ``data`` is not a safetensors file, or holds a type numpy has no name for (bfloat16, float8).
+    """
+    try:
+        return dict(safetensors.numpy.load(data))
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise HandOffError(
+            f"{where} must be a safetensors file of numpy types, found {str(problem)!r}: write it with write_tensors"
+        ) from None
+
+
+def write_tensors(arrays: Mapping[str, Array]) -> bytes:
+    """Return the bytes of a safetensors file with ``arrays`` in the order of their names, C-contiguous."""
+    return bytes(safetensors.numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
+
+
+def rows_of(arrays: Mapping[str, Array]) -> set[int]:
+    """Return the distinct row counts (length of axis 0) among ``arrays``; an array without axes counts as -1."""
+    return {array.shape[0] if array.ndim else -1 for array in arrays.values()}
+
+
+def mismatch(array: Array, *, dtype: str, shape: tuple[int, ...]) -> str:
+    """Return "" when ``array`` has this dtype and shape (-1 fits any length), otherwise what was found as words."""
+    fits = array.ndim == len(shape) and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
+    if fits and array.dtype.name == dtype:
+        return ""
+    return f"{array.dtype.name} {list(array.shape)}"

@@ -1,0 +1,484 @@
+"""The registry on real MLflow: SQLite in a file, artifacts on disk and in S3, processes killed at every step."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from firstlight.digest import sha256_file
+from firstlight.errors import TransientError
+from models import handoff as handoffs
+from models.errors import HandOffError
+from models.model_version import MODEL_DIGEST, keyed
+from models.registry import ModelVersion, Registry, RegistryError, RegistryUnreachable
+from tests.models.tiny import write_tiny_handoff
+
+FORK = multiprocessing.get_context("fork")
+
+
+def set_up(uri: str) -> None:
+    Registry(uri).aliases("tiny")
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once, after a process that was making it was killed in the middle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy's deprecations; imported here so that no forked process has to
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    file = tmp_path_factory.mktemp("registry") / "made" / "mlflow.db"
+    first = FORK.Process(target=set_up, args=(f"sqlite:///{file}",))
+    first.start()
+    while not file.with_name(".mlflow.db.new-journal").exists():  # it is there while a transaction is under way
+        assert first.is_alive(), "the set-up must be killed, not end by itself"
+        time.sleep(0.001)
+    first.kill()
+    first.join()
+    assert file.stat().st_size == 0, "nothing half-made may be where the registry is looked for"
+    set_up(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def place(migrated: Path, tmp_path: Path) -> Path:
+    """A folder with an empty registry."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def registry_in(place: Path) -> Registry:
+    return Registry(f"sqlite:///{place / 'mlflow.db'}", artifact_root=str(place / "artifacts"))
+
+
+@pytest.fixture
+def registry(place: Path) -> Registry:
+    return registry_in(place)
+
+
+@pytest.fixture(scope="session")
+def second_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hand-off of another model of the same name."""
+    return write_tiny_handoff(tmp_path_factory.mktemp("handoffs") / "second", seed=2)
+
+
+def client_of(registry: Registry) -> Any:
+    return registry._connect()
+
+
+def counts(place: Path, table: str, where: str = "1=1") -> int:
+    with sqlite3.connect(place / "mlflow.db") as connection:
+        found = connection.execute(f"SELECT COUNT(*) FROM {table} WHERE {where}").fetchone()[0]
+    connection.close()
+    return int(found)
+
+
+def with_other_papers(folder: Path, target: Path) -> Path:
+    """The same model.pt2 with another purpose in its document."""
+    shutil.copytree(folder, target)
+    document = yaml.safe_load((target / "handoff.yaml").read_text())
+    (target / "handoff.yaml").write_text(yaml.safe_dump({**document, "purpose": "something else"}, sort_keys=False))
+    return target
+
+
+# --- what a version shows ---------------------------------------------------------------------------------------------
+
+
+def test_a_version_shows_signature_tags_data_metrics_and_the_files_of_the_hand_off(registry: Registry, tiny_handoff: Path) -> None:
+    # When a hand-off is registered
+    version = registry.register(tiny_handoff, tags={"night": "20261123"})
+    papers, client = handoffs.load(tiny_handoff), client_of(registry)
+    found = client.get_model_version("tiny", "1")
+    # Then the version carries its digests and what the caller added
+    wanted = {
+        "firstlight.model_digest": sha256_file(tiny_handoff / "model.pt2"),
+        "firstlight.handoff_digest": sha256_file(tiny_handoff / "handoff.yaml"),
+        "firstlight.data_digest": papers.data.sha256,
+        "firstlight.git_commit": "none",
+        "firstlight.trainer": "Vera Rubin <vera@carnegie.edu>",
+        "night": "20261123",
+    }
+    assert wanted.items() <= found.tags.items()
+    assert found.description == papers.purpose
+    # and its run the metrics, the recipe and the data set
+    run = client.get_run(version.run_id)
+    assert (run.info.status, run.data.metrics, run.data.params) == ("FINISHED", {"loss": 0.5}, {"seed": "1"})
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.digest, json.loads(data.dataset.source)) == (papers.data.sha256[:36], {"uri": "memory://tiny"})
+    # and the page behind it the signature, and the hand-off's files byte for byte, once
+    page = shown_page(registry, "1")
+    assert [(item["name"], item["tensor-spec"]["dtype"]) for item in json.loads(page["signature"]["inputs"])] == [("signal", "float32")]
+    assert {item["name"]: item["tensor-spec"]["shape"] for item in json.loads(page["signature"]["outputs"])} == {
+        "score": [-1],
+        "embedding": [-1, 4],
+        "class_probabilities": [-1, 2],
+    }
+    assert list(page["flavors"]) == ["firstlight"], "MLflow must find nothing it could load and run"
+    held = Path(client.get_model_version_download_uri("tiny", "1")) / "hand-off"
+    assert {file.name: sha256_file(file) for file in held.iterdir()} == {file.name: sha256_file(file) for file in tiny_handoff.iterdir()}
+    assert not client.list_artifacts(version.run_id)
+    assert sorted(held.parent.iterdir()) == [held.parent / "MLmodel", held], "no requirements were inferred"
+
+
+def shown_page(registry: Registry, version: str) -> dict[str, Any]:
+    place = Path(client_of(registry).get_model_version_download_uri("tiny", version))
+    return dict(yaml.safe_load((place / "MLmodel").read_text()))
+
+
+def test_version_run_and_logged_model_link_to_each_other(registry: Registry, tiny_handoff: Path) -> None:
+    version, client = registry.register(tiny_handoff), client_of(registry)
+    source = client.get_model_version("tiny", "1").source
+    logged = client.get_logged_model(source.removeprefix("models:/"))
+    assert (logged.source_run_id, str(logged.status)) == (version.run_id, "READY")
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "tiny", "version": 1}]
+    assert registry.links(version, "http://127.0.0.1:5000") == {
+        "version": "http://127.0.0.1:5000/#/models/tiny/versions/1",
+        "run": f"http://127.0.0.1:5000/#/experiments/{version.experiment_id}/runs/{version.run_id}",
+    }
+    assert client.get_experiment(version.experiment_id).name == "firstlight/tiny"
+
+
+def test_names_that_mlflow_refuses_do_not_stop_a_registration(registry: Registry, tmp_path: Path) -> None:
+    recipe = {"learning rate (Adam)": 1e-3, "..": [1, {"a": None}], **{f"step{i}": i for i in range(130)}}
+    folder = write_tiny_handoff(tmp_path / "odd", recipe=recipe, metrics={"recall@5%": 0.25, "/etc/passwd": 1.0})
+    run = client_of(registry).get_run(registry.register(folder).run_id)
+    assert run.data.metrics == {"recall_5_": 0.25, "_etc_passwd": 1.0}
+    assert run.data.params["learning rate _Adam_"] == "0.001"
+    assert len(run.data.params) == len(recipe)
+    assert keyed({"plain": 1, "a.b-c d": 2}) == {"plain": 1, "a.b-c d": 2}
+
+
+# --- one model, one version -------------------------------------------------------------------------------------------
+
+
+def test_the_same_model_again_is_the_version_that_is_there(place: Path, tiny_handoff: Path, second_handoff: Path) -> None:
+    registry = registry_in(place)
+    first = registry.register(tiny_handoff)
+    assert registry.register(second_handoff).version == "2"
+    assert registry.aliases("tiny") == {"candidate": "2"}
+    # When the first is registered again, by a new process' registry
+    again = registry_in(place).register(tiny_handoff)
+    # Then nothing is new but where the alias points
+    assert again == first == registry.version_by_digest("tiny", first.model_digest)
+    assert registry.aliases("tiny") == {"candidate": "1"}
+    assert [counts(place, table) for table in ("model_versions", "runs", "logged_models")] == [2, 2, 2]
+
+
+def test_the_same_model_with_other_papers_is_refused_and_changes_nothing(registry: Registry, tiny_handoff: Path, tmp_path: Path) -> None:
+    version = registry.register(tiny_handoff)
+    other = with_other_papers(tiny_handoff, tmp_path / "other")
+    with pytest.raises(RegistryError, match=r"registered as version 1 .*hand over a newly exported model"):
+        registry.register(other)
+    assert registry.version("tiny", "candidate") == version
+
+
+def test_a_broken_hand_off_leaves_no_trace(place: Path, broken: Path) -> None:
+    (broken / "model.pt2").write_bytes(b"x")
+    with pytest.raises(HandOffError, match=r"model\.pt2"):
+        registry_in(place).register(broken)
+    assert counts(place, "runs") == counts(place, "registered_models") == 0
+
+
+def test_two_versions_of_one_model_registered_at_the_same_moment_become_one(registry: Registry, tiny_handoff: Path) -> None:
+    # Given two processes that both found nothing and both created a version
+    papers = handoffs.load(tiny_handoff)
+    registry._create(papers, {})
+    registry._create(papers, {})
+    # When either goes on
+    version = registry.register(tiny_handoff)
+    # Then the earlier one is the version, and the other is gone
+    assert version.version == "1"
+    assert [item.version for item in client_of(registry).search_model_versions("name = 'tiny'")] == [1]
+
+
+# --- aliases ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_alias_is_pointed_moved_and_taken_away_and_doing_it_twice_changes_nothing(
+    registry: Registry, tiny_handoff: Path, second_handoff: Path
+) -> None:
+    registry.register(tiny_handoff, alias=None)
+    registry.register(second_handoff, alias=None)
+    assert registry.aliases("tiny") == {}
+    for version in ("1", "1", "2"):
+        registry.point("tiny", "champion", version)
+        assert registry.version("tiny", "champion").version == version
+    for _ in range(2):
+        registry.point("tiny", "champion", None)
+        assert registry.aliases("tiny") == {}
+
+
+@pytest.mark.parametrize("wanted", ["9", "champion"])
+def test_an_unknown_version_is_refused_by_name(registry: Registry, tiny_handoff: Path, wanted: str) -> None:
+    registry.register(tiny_handoff)
+    with pytest.raises(RegistryError, match=wanted):
+        registry.version("tiny", wanted)
+    with pytest.raises(RegistryError, match="unheard-of"):
+        registry.version("unheard-of", wanted)
+    assert registry.aliases("unheard-of") == {}
+    assert registry.version_by_digest("unheard-of", "0" * 64) is None
+
+
+def test_a_version_somebody_registered_without_a_hand_off_is_refused(registry: Registry, tmp_path: Path) -> None:
+    client = client_of(registry)
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", source=str(tmp_path))
+    with pytest.raises(RegistryError, match="register its hand-off"):
+        registry.version("foreign", "1")
+
+
+# --- fetching ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_fetched_whole_and_a_verified_copy_is_kept(registry: Registry, tiny_handoff: Path, tmp_path: Path) -> None:
+    registry.register(tiny_handoff)
+    target = tmp_path / "kept" / "tiny"
+    assert registry.fetch("tiny", "candidate", target) == target
+    assert handoffs.load(target).digest == handoffs.load(tiny_handoff).digest
+    before = target.stat().st_ino
+    assert registry.fetch("tiny", "1", target).stat().st_ino == before
+    assert [entry.name for entry in target.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("tampering", ["changed", "swapped", "removed", "added"])
+def test_artifacts_that_were_tampered_with_are_refused(
+    registry: Registry, tiny_handoff: Path, second_handoff: Path, tmp_path: Path, tampering: str
+) -> None:
+    # Given a version whose files in the artifact store are not what was registered
+    registry.register(tiny_handoff)
+    held = Path(client_of(registry).get_model_version_download_uri("tiny", "1")) / "hand-off"
+    if tampering == "changed":
+        (held / "model.pt2").write_bytes((held / "model.pt2").read_bytes()[:-1] + b"!")
+    elif tampering == "swapped":
+        shutil.rmtree(held)
+        shutil.copytree(second_handoff, held)
+    elif tampering == "removed":
+        shutil.rmtree(held)
+    else:
+        (held / "evil.py").write_text("import os")
+    # When it is fetched, then it is refused and nothing appears
+    with pytest.raises(RegistryError) as refusal:
+        registry.fetch("tiny", "1", tmp_path / "kept" / "tiny")
+    assert "\n" not in str(refusal.value)
+    assert not list((tmp_path / "kept").iterdir())
+
+
+def test_a_copy_of_another_version_is_not_taken_for_the_one_that_was_asked_for(
+    registry: Registry, tiny_handoff: Path, second_handoff: Path
+) -> None:
+    registry.register(tiny_handoff)
+    with pytest.raises(RegistryError, match="do not use them"):
+        registry.fetch("tiny", "1", second_handoff)
+
+
+# --- artifacts in S3 --------------------------------------------------------------------------------------------------
+
+
+def test_artifacts_go_to_s3_when_the_setting_says_so(
+    place: Path, tiny_handoff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an S3 server and a registry whose artifacts belong there
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    told = {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**told, "AWS_MAX_ATTEMPTS": "1", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
+        monkeypatch.setenv(name, value)
+    from spectra.object_store import ObjectStore
+
+    store = ObjectStore(endpoint, access_key="k", secret_key="s")
+    registry = Registry(f"sqlite:///{place / 'mlflow.db'}", artifact_root="s3://mlflow/firstlight/")
+    # When the bucket is missing, then that is said and is not worth a retry
+    with pytest.raises(RegistryError, match="check bucket"):
+        registry.register(tiny_handoff)
+    # When it is there, then the same call registers, and what is fetched is what was handed over
+    store._client.create_bucket(Bucket="mlflow")
+    version = registry.register(tiny_handoff)
+    assert (version.version, counts(place, "model_versions")) == ("1", 1)
+    assert any(uri.endswith("/hand-off/model.pt2") for uri in store.list("s3://mlflow/firstlight/tiny/"))
+    assert handoffs.load(registry.fetch("tiny", "1", tmp_path / "got")).digest == version.handoff_digest
+    # When the server is gone, then it may succeed later
+    server.stop()
+    with pytest.raises(RegistryUnreachable, match="artifact store"):
+        registry.fetch("tiny", "1", tmp_path / "again")
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+class DyingClient:
+    """A client whose process is killed with -9 after it has answered so many calls."""
+
+    def __init__(self, client: Any, calls: int) -> None:
+        self._client, self._left = client, calls
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = method(*args, **kwargs)
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        return call
+
+
+def register_and_die(place: Path, folder: Path, calls: int, begins: Any) -> None:
+    registry = registry_in(place)
+    registry._made = DyingClient(client_of(registry), calls)
+    begins.set()
+    registry.register(folder)
+
+
+def run_killed(place: Path, folder: Path, *, calls: int = 10**9, after: float | None = None) -> bool:
+    """Register in a process that dies after ``calls`` calls or ``after`` seconds; say whether it was killed before its end."""
+    begins = FORK.Event()
+    process = FORK.Process(target=register_and_die, args=(place, folder, calls, begins))
+    process.start()
+    assert begins.wait(30)
+    if after is not None:
+        time.sleep(after)
+        process.kill()
+    process.join()
+    code = process.exitcode
+    process.close()
+    return code == -signal.SIGKILL
+
+
+def check_one_version(place: Path, folder: Path) -> None:
+    """Register again and see that everything exists once: the version, its finished run, its ready model."""
+    registry = registry_in(place)
+    version = registry.register(folder)
+    found = client_of(registry).search_model_versions("name = 'tiny'")
+    assert [item.tags[MODEL_DIGEST] for item in found] == [sha256_file(folder / "model.pt2")]
+    assert registry.aliases("tiny") == {"candidate": version.version}
+    assert counts(place, "runs", "status = 'FINISHED'") == counts(place, "logged_models", "status = 2") == 1
+    assert handoffs.load(registry.fetch("tiny", "candidate", place / "fetched")).model_digest == version.model_digest
+
+
+def test_a_registration_killed_after_each_of_its_steps_ends_with_one_version(place: Path, tiny_handoff: Path) -> None:
+    # When registering is killed after its first call to MLflow, again after its second, and so on until it gets through
+    halves = 0
+    for calls in range(1, 100):
+        if not run_killed(place, tiny_handoff, calls=calls):
+            break
+        assert counts(place, "model_versions") <= 1
+        halves += counts(place, "model_versions") == 0 < counts(place, "runs")
+    # Then most kills hit a registration that was half made, and what there is in the end is there once
+    assert halves > 5
+    check_one_version(place, tiny_handoff)
+
+
+def test_a_registration_killed_at_random_moments_ends_with_one_version(place: Path, tiny_handoff: Path) -> None:
+    # Given the time one registration takes
+    started = time.monotonic()
+    registry_in(place).register(tiny_handoff, alias=None)
+    longest = time.monotonic() - started
+    # When it is killed at four moments of that time, one after the other on the same registry
+    random.seed(20261123)
+    client_of(registry_in(place)).delete_registered_model("tiny")
+    for share in (0.1, 0.3, 0.5, 0.8):
+        run_killed(place, tiny_handoff, after=share * random.uniform(0.8, 1.2) * longest)
+    # Then the next call leaves one
+    version = registry_in(place).register(tiny_handoff)
+    found = client_of(registry_in(place)).search_model_versions("name = 'tiny'")
+    assert [str(item.version) for item in found] == [version.version]
+
+
+def test_a_set_up_that_was_killed_in_the_middle_is_done_again(migrated: Path, tiny_handoff: Path, place: Path) -> None:
+    assert not list(migrated.parent.glob(".mlflow.db.new*"))
+    assert registry_in(place).register(tiny_handoff).version == "1"
+
+
+# --- what is not there ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing_server() -> Iterator[str]:
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Failing)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["http://127.0.0.1:{}", "postgresql://me:secret@127.0.0.1:{}/mlflow"])
+def test_a_registry_that_does_not_answer_may_succeed_later_and_says_so_at_once(closed_port: int, tiny_handoff: Path, scheme: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(TransientError, match="must answer") as trouble:
+        Registry(scheme.format(closed_port)).register(tiny_handoff)
+    assert time.monotonic() - started < 8
+    assert "secret" not in str(trouble.value)
+    assert "\n" not in str(trouble.value)
+
+
+def test_a_server_in_trouble_may_succeed_later(failing_server: str, tiny_handoff: Path) -> None:
+    with pytest.raises(RegistryUnreachable, match="503"):
+        Registry(failing_server).register(tiny_handoff)
+
+
+@pytest.mark.parametrize("content", [b"this is no database, but long enough to have a header" * 40], ids=["foreign"])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, tiny_handoff: Path, content: bytes) -> None:
+    file = tmp_path / "mlflow.db"
+    file.write_bytes(content)
+    with pytest.raises(RegistryError, match="not a database"):
+        Registry(f"sqlite:///{file}").register(tiny_handoff)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/no/mlflow.db", "postgresql+nosuchdriver://localhost:1/x", "no uri"])
+def test_a_registry_that_cannot_be_is_one_sentence(uri: str, tiny_handoff: Path) -> None:
+    with pytest.raises((RegistryError, RegistryUnreachable), match="model registry at") as refusal:
+        Registry(uri).register(tiny_handoff)
+    assert "\n" not in str(refusal.value)
+
+
+def test_artifacts_that_cannot_be_written_leave_no_version(place: Path, tiny_handoff: Path) -> None:
+    # Given an artifact root below something that is a file
+    (place / "artifacts").write_text("a file")
+    # When registering, then it is refused
+    with pytest.raises((RegistryError, RegistryUnreachable)) as refusal:
+        registry_in(place).register(tiny_handoff)
+    assert "\n" not in str(refusal.value)
+    assert counts(place, "model_versions") == 0
+    # and once the folder can be made, the same call succeeds and one run counts
+    (place / "artifacts").unlink()
+    check_one_version(place, tiny_handoff)
+
+
+def test_a_version_is_plain_values() -> None:
+    facts = {"name": "tiny", "version": "1", "model_digest": "m", "handoff_digest": "h", "run_id": "r", "experiment_id": "e"}
+    assert ModelVersion(**facts).to_dict() == facts
