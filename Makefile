@@ -51,7 +51,7 @@ contracts: setup
 	@$(BIN)/lint-imports
 
 tests: setup
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: setup
 	@$(BIN)/python -m benchmarks

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(default=5000, ge=0, le=65535)
     """Loopback port of the MLflow UI under `make up`; 0 takes a free one."""
 
+    reports_port: int = Field(default=8090, ge=0, le=65535)
+    """Loopback port at which `make up` shows the dossiers to a browser; 0 takes a free one."""
+
     gateway_port: int = Field(default=8080, ge=0, le=65535)
     """Loopback port at which people and programs send spectra; 0 takes a free one."""
 
@@ -138,6 +141,11 @@ class Settings(BaseSettings):
         if self.mlflow_tracking_uri and self.mlflow_tracking_uri.startswith("http"):
             return self.mlflow_tracking_uri
         return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def reports_url(self) -> str:
+        """Address at which people find the dossiers under `make up`, for links."""
+        return f"http://127.0.0.1:{self.reports_port}"
 
     @property
     def prefect_ui_url(self) -> str:

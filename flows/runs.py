@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import refresh_global_settings_context
 from prefect.states import Crashed
 
 from firstlight.errors import RefusedError, TransientError
@@ -56,7 +57,7 @@ def start(deployment: tuple[str, str], parameters: Mapping[str, Any]) -> RunStat
     """Schedule a run of ``deployment`` (flow name, deployment name). Raises RefusedError when the server does not know it."""
     from prefect.exceptions import ObjectNotFound
 
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         try:
             known = client.read_deployment_by_name("/".join(deployment))
         except ObjectNotFound:
@@ -68,13 +69,13 @@ def start(deployment: tuple[str, str], parameters: Mapping[str, Any]) -> RunStat
 
 def read(run_id: str) -> RunState:
     """Return the present state of a run."""
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         return _state(client.read_flow_run(UUID(run_id)))
 
 
 def recent(flow_name: str, *, limit: int = 20) -> list[RunState]:
     """Return the latest runs of a flow, newest first."""
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         return [_state(run) for run in _newest(client, flow_name, limit)]
 
 
@@ -88,7 +89,7 @@ def find(flow_name: str, parameters: Mapping[str, Any], *, since: float | None =
 
 def resume(run_id: str, answer: Mapping[str, Any]) -> None:
     """Answer a suspended run; it is scheduled again. Raises RefusedError when Prefect does not accept the answer."""
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         outcome = client.resume_flow_run(UUID(run_id), run_input=dict(answer))
         if str(outcome.status.value) != "ACCEPT":
             raise RefusedError(f"the waiting run {run_id} must accept the answer, Prefect says {outcome.details!r}: look at it in the UI")
@@ -96,7 +97,7 @@ def resume(run_id: str, answer: Mapping[str, Any]) -> None:
 
 def give_up(run_id: str) -> None:
     """Record that the process of a run is gone (killed together with its worker), so that the run does not look alive for ever."""
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         client.set_flow_run_state(UUID(run_id), Crashed(message="its process was gone when the release was run again"))
 
 
@@ -111,9 +112,18 @@ def follow(run_id: str, *, seconds: float, on_tick: Callable[[], None] = lambda:
     )
 
 
+def _client() -> SyncPrefectClient:
+    """Return a client of the server that the environment names now.
+
+    Prefect reads its settings once, when it is first imported; our own server's address is known only after it was started.
+    """
+    refresh_global_settings_context()
+    return get_client(sync_client=True)
+
+
 def _poll(run_id: str, seconds: float) -> Iterator[RunState]:
     deadline = time.monotonic() + seconds
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         while time.monotonic() < deadline:
             yield _state(client.read_flow_run(UUID(run_id)))
             time.sleep(_POLL_SECONDS)

@@ -119,10 +119,11 @@ def benchmark(
     folders = {CANDIDATE: candidate, **({} if champion is None else {CHAMPION: champion})}
     with ExitStack() as stack:
         contestants = [
-            # one after the other: a version that loads is not slowed by another that does
             stack.enter_context(Contestant(who, folder, device=device, threads=policy.threads, timeout=policy.call_timeout_seconds))
             for who, folder in folders.items()
         ]
+        for contestant in contestants:
+            contestant.first_answer()
         measurements = _in_turns(contestants, policy, progress)
         footprints = tuple(contestant.footprint() for contestant in contestants)
     return judge(measurements, footprints, policy, fingerprint(device, policy.threads))

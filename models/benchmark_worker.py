@@ -46,13 +46,14 @@ def _device_peak(device: str) -> int | None:
 def measure(folder: str, device: str, threads: int, answers: TextIO) -> None:
     """Load the version, answer once, then measure what is asked until the input ends."""
     from models.handoff_folder import load
+
+    papers = load(folder)  # before torch is imported: what is refused is refused soon
     from models.program import MAX_ROWS, Program
 
     def say(**figures: Any) -> None:
         answers.write(json.dumps({**figures, "peak_bytes": peak_bytes(), "device_peak_bytes": _device_peak(device)}) + "\n")
         answers.flush()
 
-    papers = load(folder)
     program = Program.load(papers, device=device, threads=threads, batch_size=MAX_ROWS)
     inputs = papers.golden()[0]
     program(_rows(inputs, 1))

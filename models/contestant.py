@@ -38,7 +38,7 @@ class Footprint:
 
 
 class Contestant:
-    """A context: entered, its process has loaded the version and given a first answer; left, the process is gone."""
+    """A context: entered, its process loads the version; :meth:`first_answer` waits until it has; left, the process is gone."""
 
     def __init__(self, who: str, folder: Path, *, device: str, threads: int, timeout: float) -> None:
         self.who = who
@@ -47,17 +47,12 @@ class Contestant:
         self._unread = b""
 
     def __enter__(self) -> Self:
-        """Start the process and wait for its first answer. Raises what :meth:`measure` raises."""
+        """Start the process."""
         # a file, because nobody reads while it writes: a full pipe would stop it
         self._complaints = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, cwd=Path(__file__).parent.parent
         )
-        try:
-            self._first = self._last = self._read()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -67,6 +62,10 @@ class Contestant:
         for stream in (self._process.stdin, self._process.stdout, self._complaints):
             if stream is not None:
                 _close(stream)
+
+    def first_answer(self) -> None:
+        """Wait until the version has answered once. Raises what :meth:`measure` raises."""
+        self._first = self._last = self._read()
 
     @property
     def pid(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from firstlight.digest import finite
 from firstlight.verdict import Verdict, worst
@@ -20,6 +21,19 @@ TOLERANCE = 0.01
 machine moves a row or two across a threshold, an invented figure is further off."""
 _WAVELENGTHS = (7781, 3600.0, 0.8)
 """Length, first wavelength and step (Å) of the common grid; spectra of another length are drawn over their pixel number."""
+
+
+class EvaluationPolicy(BaseModel):
+    """What the held-out rows must show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    required: tuple[str, ...] = ("class_accuracy_macro", "anomaly_auc", "false_alarm_rate")
+    """Metrics that must be known; one that the model's outputs cannot have (no classes, no score) is not asked, but one must be left. The others are reported."""
+    at_least: dict[str, float] = {"class_accuracy_macro": 0.85, "anomaly_auc": 0.65}
+    """Metric -> smallest value. Below it is *fail*, or *cannot tell* while its exact interval still reaches it. AUC 0.5 is chance."""
+    at_most: dict[str, float] = {"false_alarm_rate": 0.12}
+    """Metric -> largest value, likewise: more false alarms than this and nobody reads the list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +52,7 @@ class Evaluation:
     claimed: dict[str, float]
     """What handoff.yaml says."""
     verdicts: dict[str, Verdict]
-    """Per metric: fail when a claim is contradicted, cannot tell when labels are missing."""
+    """Per metric: fail when a claim is contradicted, cannot tell when labels are missing. ``<metric>_limit``: against the policy."""
     reasons: list[str]
     threshold: float | None
     model_digest: str
@@ -47,7 +61,7 @@ class Evaluation:
     def summary(self) -> str:
         """Return one sentence with the figures a reviewer wants."""
         told = [f"{label} {_shown(self.metrics.get(name))}" for name, label in _HEADLINES.items() if name in self.metrics]
-        return f"evaluation: {self.verdict} on {len(self.table)} held-out rows" + "".join(f", {text}" for text in told)
+        return ", ".join([*told, f"on {len(self.table)} held-out rows"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values for the evidence; the table stays out."""
@@ -67,6 +81,8 @@ class Evaluation:
         return dict(finite(content))
 
 
+_DEFAULT = EvaluationPolicy()
+
 _HEADLINES = {
     "class_accuracy_macro": "class accuracy (macro)",
     "anomaly_recall": "anomaly recall",
@@ -76,7 +92,14 @@ _HEADLINES = {
 }
 
 
-def evaluate(folder: Path | str | HandOff, *, batch_size: int = 64, device: str = "cpu", tolerance: float = TOLERANCE) -> Evaluation:
+def evaluate(
+    folder: Path | str | HandOff,
+    policy: EvaluationPolicy = _DEFAULT,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    tolerance: float = TOLERANCE,
+) -> Evaluation:
     """Run the handed-over program over its held-out rows and compare with what its hand-off claims. Writes nothing.
 
     Raises HandOffError when the folder is refused or the model fails on a valid row.
@@ -84,10 +107,12 @@ def evaluate(folder: Path | str | HandOff, *, batch_size: int = 64, device: str 
     handoff = folder if isinstance(folder, HandOff) else load(folder)
     program = Program.load(handoff, device=device, batch_size=batch_size)
     outputs = narrow_outputs(program, handoff.holdout_inputs(), batch_size=batch_size)
-    return assess(handoff, outputs, tolerance=tolerance)
+    return assess(handoff, outputs, policy, tolerance=tolerance)
 
 
-def assess(handoff: HandOff, outputs: Mapping[str, Array], *, tolerance: float = TOLERANCE) -> Evaluation:
+def assess(
+    handoff: HandOff, outputs: Mapping[str, Array], policy: EvaluationPolicy = _DEFAULT, *, tolerance: float = TOLERANCE
+) -> Evaluation:
     """Return the evaluation of ``outputs`` for the held-out rows; pure but for reading the table."""
     model = handoff.model
     figures = judge(
@@ -99,8 +124,13 @@ def assess(handoff: HandOff, outputs: Mapping[str, Array], *, tolerance: float =
     )
     claimed = dict(handoff.metrics)
     verdicts, reasons = _verdicts(figures, claimed, outputs, tolerance=tolerance)
+    judged = [*_required(figures, policy), *(verdict for verdict in verdicts.values() if verdict is Verdict.FAIL)]
+    for name, (verdict, reason) in _limits(figures, policy).items():
+        judged.append(verdict)
+        verdicts[f"{name}_limit"] = verdict
+        reasons += [reason] if verdict is not Verdict.PASS else []
     return Evaluation(
-        verdict=worst(verdicts.values()),
+        verdict=worst(judged),
         table=figures.table,
         metrics=figures.values,
         intervals=figures.intervals,
@@ -111,6 +141,31 @@ def assess(handoff: HandOff, outputs: Mapping[str, Array], *, tolerance: float =
         threshold=model.score_threshold,
         model_digest=handoff.model_digest,
     )
+
+
+def _required(figures: Figures, policy: EvaluationPolicy) -> list[Verdict]:
+    """Return a verdict per required metric that this model can have; nothing to require is *cannot tell*."""
+    asked = [figures.values[name] for name in policy.required if name in figures.values]
+    return [Verdict.CANNOT_TELL if value is None else Verdict.PASS for value in asked] or [Verdict.CANNOT_TELL]
+
+
+def _limits(figures: Figures, policy: EvaluationPolicy) -> dict[str, tuple[Verdict, str]]:
+    """Hold every known metric against its limit."""
+    bounds = [(name, limit, 1.0, "at least") for name, limit in policy.at_least.items()]
+    bounds += [(name, limit, -1.0, "at most") for name, limit in policy.at_most.items()]
+    return {
+        name: _hold(value, limit, sign, f"{name} must be {words} {limit:g}, it is {value:.3g}", figures.intervals.get(name))
+        for name, limit, sign, words in bounds
+        if (value := figures.values.get(name)) is not None
+    }
+
+
+def _hold(value: float, limit: float, sign: float, sentence: str, interval: tuple[float, float] | None) -> tuple[Verdict, str]:
+    if sign * (value - limit) >= 0:
+        return Verdict.PASS, ""
+    if interval is not None and interval[0] <= limit <= interval[1]:
+        return Verdict.CANNOT_TELL, f"{sentence}, and {interval[0]:.3g} to {interval[1]:.3g} cannot be told from it: hold out more rows"
+    return Verdict.FAIL, f"{sentence}: train longer or on more spectra"
 
 
 def narrow_outputs(program: Program, inputs: Mapping[str, Array], *, batch_size: int) -> dict[str, Array]:

@@ -23,7 +23,7 @@ from rollout.measurements import Measurement
 from rollout.spec import Phase, RolloutSpec, RolloutStatus, Traffic
 from rollout.store import Store
 from serving import control
-from tasks import checking, journal, policy, registering, releases
+from tasks import checking, doors, journal, policy, registering
 from tasks.releases import OpenedRelease
 from tasks.replay import Replay
 from tasks.stages import stage
@@ -75,7 +75,7 @@ def _last_of_each_step(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def run(release: OpenedRelease) -> CanaryReport:
     """Run the candidate's canary until it may be promoted or traffic is back on stable."""
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         champion = records.champion(release.environment, release.model)
         spec = RolloutSpec(
             canary=registering.version_of(release), stable=champion.version if champion else None, policy=policy.current().rollout

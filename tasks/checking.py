@@ -11,7 +11,7 @@ from firstlight import settings as settings_module
 from firstlight.verdict import worst
 from models import benchmark as benchmarking
 from models import evaluation, handoff
-from tasks import journal, policy, releases
+from tasks import doors, journal, policy
 from tasks.releases import OpenedRelease
 from tasks.stages import stage
 
@@ -31,7 +31,7 @@ class DataReports:
         both = {"reference": self.reference.to_dict(), "held-out": self.holdout.to_dict()}
         return {
             "verdict": worst([self.reference.verdict, self.holdout.verdict]).value,
-            "summary": "; ".join(f"{name}: {report['summary']}" for name, report in both.items()),
+            "summary": "; ".join(report["summary"].replace("reference:", f"{name}:") for name, report in both.items()),
             "reasons": [f"{name}: {reason}" for name, report in both.items() for reason in report["reasons"]],
             **both,
         }
@@ -51,7 +51,7 @@ def validate_data(release: OpenedRelease) -> DataReports:
 @stage("evaluation", "Evaluate on held-out spectra")
 def evaluate(release: OpenedRelease) -> evaluation.Evaluation:
     """Run the exported model over the held-out spectra, keep the table of answers, and hold the claims against it."""
-    found = evaluation.evaluate(Path(release.handoff))
+    found = evaluation.evaluate(Path(release.handoff), policy.current().evaluation)
     table = Path(release.folder) / EVALUATED
     scratch = table.with_suffix(".tmp")
     found.table.to_parquet(scratch, index=False)
@@ -69,7 +69,7 @@ def check_slices(release: OpenedRelease) -> expectations.BiasReport:
 def benchmark(release: OpenedRelease) -> benchmarking.BenchmarkReport:
     """Measure candidate and champion in turns on this machine."""
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         champion = records.champion(release.environment, release.model)
         folder = Path(records.version(release.model, champion.version).folder) if champion else None
     return benchmarking.benchmark(

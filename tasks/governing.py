@@ -19,7 +19,7 @@ from governance import risk, signoff, statement, subject
 from governance.policy import RiskPolicy
 from governance.signoff import SignOffDecision
 from governance.subject import Person, Requirement, Subject
-from tasks import drills, journal, policy, releases
+from tasks import doors, drills, journal, policy
 from tasks.releases import OpenedRelease
 from tasks.stages import StageResult, artifact_key, publish, stage
 
@@ -31,7 +31,7 @@ JUDGED = ("hand-off", "golden", "registration", "data", "evaluation", "bias", "b
 def try_platform(release: OpenedRelease) -> "_Document":
     """Find out by trying what this platform does with changed bytes and wrong answers, and what serves here."""
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         rules = policy.current().rollout
         return _Document(drills.platform_facts(settings, records, model=release.model, folder=Path(release.handoff), rollout=rules))
 
@@ -171,7 +171,7 @@ def what_is_missing(settings: Settings, model: str) -> str:
 
 
 def _open_decision(settings: Settings, model: str) -> tuple[str, SignOffDecision]:
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         opened = records.open_one(settings.environment, model)
     if opened is None:
         raise RefusedError(

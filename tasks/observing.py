@@ -10,13 +10,15 @@ import spectra
 from expectations import DataReport, validate_spectra
 from firstlight import settings as settings_module
 from firstlight.settings import Settings
-from spectra.object_store import ObjectStore
 from spectra.sky import SkyRecipe, write_sky
-from tasks import journal, policy
+from tasks import doors, journal, policy
 from tasks.retries import retrying
 
-SYNTHETIC_SPECTRA = 2000
+SYNTHETIC_SPECTRA = 2800
 """Spectra of one synthetic night: enough to train the demo's model in under two minutes and to judge it by slices."""
+
+SYNTHETIC_FILE_ROWS = 100
+"""Spectra of one file: 28 pointings, so that whole pointings can be held out."""
 
 
 class Night(BaseModel):
@@ -32,18 +34,6 @@ class Night(BaseModel):
     synthetic: bool
 
 
-def object_store(settings: Settings) -> ObjectStore:
-    """Return the door to S3 as the settings have it."""
-    return ObjectStore(
-        endpoint_url=settings.s3_endpoint_url,
-        path_style=settings.s3_path_style,
-        ca_bundle=None if settings.s3_ca_bundle is None else str(settings.s3_ca_bundle),
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key,
-        region=settings.s3_region,
-    )
-
-
 @task(name="observe", task_run_name="Find the night's spectra", **retrying())
 def observe(source: str | None, night: int) -> Night:
     """Return the files of ``source`` (folder, file or s3:// prefix), or make a synthetic night when it is None."""
@@ -51,14 +41,16 @@ def observe(source: str | None, night: int) -> Night:
     if source is None:
         folder = settings.folder("sky", str(night))
         journal.note(settings, about=str(night), stage="observe", event="started")
-        files = sorted(folder.glob("coadd-*.fits")) or write_sky(SkyRecipe(seed=night, night=night, spectra=SYNTHETIC_SPECTRA), folder)
+        files = sorted(folder.glob("coadd-*.fits")) or write_sky(
+            SkyRecipe(seed=night, night=night, spectra=SYNTHETIC_SPECTRA, file_rows=SYNTHETIC_FILE_ROWS), folder
+        )
         return Night(night=night, uri=str(folder), files=tuple(map(str, files)), synthetic=True)
-    return Night(night=night, uri=source, files=tuple(spectra.find(source, store=object_store(settings))), synthetic=False)
+    return Night(night=night, uri=source, files=tuple(spectra.find(source, store=doors.object_store(settings))), synthetic=False)
 
 
 def read_all(settings: Settings, files: Sequence[str]) -> tuple[spectra.SpectrumBatch, list[spectra.RefusedFile]]:
     """Read every file of a night; refused files and rows come back beside the good ones."""
-    return spectra.read_many(list(files), store=object_store(settings))
+    return spectra.read_many(list(files), store=doors.object_store(settings))
 
 
 def local_files(files: Sequence[str]) -> list[Path]:

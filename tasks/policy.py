@@ -13,6 +13,7 @@ from firstlight.digest import canonical_json, sha256_bytes
 from firstlight.errors import RefusedError
 from governance.risk import RiskPolicy
 from models.benchmark import BenchmarkPolicy
+from models.evaluation import EvaluationPolicy
 from monitoring.drift import DriftPolicy
 from rollout.spec import RolloutPolicy
 
@@ -23,6 +24,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: DataPolicy = DataPolicy()
+    evaluation: EvaluationPolicy = EvaluationPolicy()
     bias: BiasPolicy = BiasPolicy()
     benchmark: BenchmarkPolicy = BenchmarkPolicy()
     risk: RiskPolicy = RiskPolicy()

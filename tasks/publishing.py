@@ -25,7 +25,7 @@ from governance.manifest import write_manifest
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
 from rollout.records import Release, ReleaseStatus
-from tasks import checking, releases
+from tasks import checking, doors
 from tasks.outcomes import STATUS, TITLE, Outcome
 from tasks.releases import OpenedRelease
 from tasks.stages import StageResult, artifact_key, seconds_of
@@ -59,7 +59,7 @@ def finish(release: OpenedRelease, stages: Sequence[StageResult]) -> Outcome:
         next((result.summary for result in stages if result.stage == "promotion"), "") if verdict is Verdict.PASS else "; ".join(reasons)
     )
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         try:
             records.close_release(release.id, STATUS[verdict], summary)
         except ReleaseClosed as error:
@@ -82,7 +82,7 @@ def settled(release: OpenedRelease) -> Outcome:
 
 def _withdraw(settings: Settings, release: OpenedRelease) -> None:
     """A candidate that was turned back is no candidate any more; its version and evidence stay."""
-    known = releases.registry(settings)
+    known = doors.registry(settings)
     version = known.version_by_digest(release.model, release.model_digest)
     if version is not None and known.aliases(release.model).get("candidate") == version.version:
         known.point(release.model, "candidate", None)
@@ -129,7 +129,7 @@ def _facts(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dossi
     papers = handoff.load(release.handoff)
     links = {"Prefect run": f"{settings.prefect_ui_url}/runs/flow-run/{flow_run.id}"} if flow_run.id else {}
     links |= {f"MLflow {kind}": url for kind, url in evidence.get("registration", {}).get("links", {}).items()}
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         record = records.release(release.id)
     return dossier.Facts(
         release=release.id,
@@ -171,7 +171,7 @@ def _headline(evidence: dict[str, dict[str, Any]]) -> str:
 def _write_index(release: OpenedRelease) -> None:
     """Write the list of all releases of a model, newest first."""
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         known = records.releases(release.environment, release.model)
         champion = records.champion(release.environment, release.model)
         versions = {one.model_digest: records.version_by_digest(release.model, one.model_digest) for one in known}

@@ -12,7 +12,7 @@ from firstlight import settings as settings_module
 from firstlight.verdict import Verdict
 from models.registry import ModelVersion
 from rollout.spec import ServableVersion
-from tasks import journal, releases
+from tasks import doors, journal, releases
 from tasks.releases import OpenedRelease
 from tasks.retries import retrying
 from tasks.stages import stage
@@ -59,9 +59,9 @@ class Registration:
 def register(release: OpenedRelease) -> Registration:
     """Register the hand-off (or find it registered), point the alias candidate at it, and make it servable here."""
     settings = settings_module.current()
-    known = releases.registry(settings)
+    known = doors.registry(settings)
     version = known.register(release.handoff)
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         records.add_version(
             ServableVersion(
                 model=release.model,
@@ -80,7 +80,7 @@ def register_candidate(handoff: str) -> Candidate:
     settings = settings_module.current()
     journal.note(settings, about=handoff, stage="register", event="started")
     papers = releases.keep(settings, handoff)
-    version = releases.registry(settings).register(papers.folder)
+    version = doors.registry(settings).register(papers.folder)
     candidate = Candidate(name=version.name, version=version.version, model_digest=version.model_digest)
     announce(candidate, environment=settings.environment)
     journal.note(
@@ -114,7 +114,7 @@ def announce(candidate: Candidate, *, environment: str) -> None:
 def version_of(release: OpenedRelease) -> str:
     """Return the version number this release registered. Raises UnknownVersion's parent when it was never registered."""
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         found = records.version_by_digest(release.model, release.model_digest)
     assert found is not None, "registration comes before anything that asks for its version"
     return found.version

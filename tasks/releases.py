@@ -20,9 +20,9 @@ from firstlight.settings import Settings
 from governance.evidence import evidence_path
 from models import handoff as handoffs
 from models.handoff import HandOff
-from models.registry import Registry
 from rollout.records import Release
 from rollout.store import Store
+from tasks import doors
 from tasks import policy as policies
 from tasks.retries import retrying
 
@@ -54,18 +54,6 @@ class OpenedRelease(BaseModel):
         return evidence_path(Path(self.folder), name.replace("-", "_"))
 
 
-def store(settings: Settings) -> Store:
-    """Return the store of desired state of this environment."""
-    settings.folder()
-    return Store(settings.store)
-
-
-def registry(settings: Settings) -> Registry:
-    """Return the model registry of this environment."""
-    settings.folder()
-    return Registry(settings.tracking_uri, artifact_root=settings.artifact_root)
-
-
 @task(name="open-release", task_run_name="Open the release", **retrying())
 def open_release(handoff: str) -> OpenedRelease:
     """Verify the hand-off's digests, keep our own copy, and open its release or continue the open one.
@@ -75,7 +63,7 @@ def open_release(handoff: str) -> OpenedRelease:
     settings = settings_module.current()
     policy = policies.read(settings.policy_path)
     papers = keep(settings, handoff)
-    with store(settings) as records:
+    with doors.store(settings) as records:
         settled = _settled(records, settings.environment, papers)
         opened = settled or records.open_release(
             settings.environment,
@@ -131,7 +119,7 @@ def _fetch(settings: Settings, uri: str) -> HandOff:
     name, _, version = uri.removeprefix(_REGISTRY_SCHEME).partition("/")
     if not name or not version:
         raise RefusedError(f"a registered version must be named models:/<name>/<version or alias>, got {uri!r}")
-    known = registry(settings)
+    known = doors.registry(settings)
     wanted = known.version(name, version)
     return handoffs.load(known.fetch(name, wanted.version, settings.folder("handoffs") / f"{name}-{wanted.handoff_digest[:12]}"))
 

@@ -20,6 +20,9 @@ from models.handoff import HandOff
 from models.summary import summarise
 from serving.client import Answer, InferenceClient, UnreachableError
 
+REPLAY = "canary-replay"
+"""Who a replay says it is in the inference log: its requests are no live traffic, and no look for drift counts them."""
+
 CLIENTS = 2
 """Callers at a time: enough to overlap sending and computing on two cores."""
 
@@ -35,16 +38,17 @@ class Tally:
 
 
 class Replay:
-    """Sends held-out spectra, one a request, round and round, and keeps tallies by version."""
+    """Sends held-out spectra, one a request, in a fixed shuffled order (files lie in it as they were observed), round and round."""
 
     def __init__(self, url: str, papers: HandOff, evaluated: pd.DataFrame, *, candidate: str) -> None:
         self._inputs = papers.holdout_inputs()
         self._papers = papers
         self._evaluated = evaluated.reset_index(drop=True)
         self._candidate = candidate
-        self._rows = count()
+        self._order = np.random.default_rng(0).permutation(len(self._evaluated))
+        self._turn = count()
         self._lock = Lock()
-        self._clients = [InferenceClient(url, papers.name, client="canary-replay") for _ in range(CLIENTS)]
+        self._clients = [InferenceClient(url, papers.name, client=REPLAY) for _ in range(CLIENTS)]
         self.tallies: dict[str, Tally] = {}
         self.unanswered = Counter[str]()
         """Sentences of requests that got no good answer."""
@@ -76,7 +80,7 @@ class Replay:
     def _work(self, place: int, requests: int) -> None:
         for _ in range(requests):
             with self._lock:
-                row = next(self._rows) % len(self._evaluated)
+                row = int(self._order[next(self._turn) % len(self._order)])
             one = {name: values[row : row + 1] for name, values in self._inputs.items()}
             try:
                 answer = self._clients[place].infer(one, request_id=f"replay-{self._candidate}-{row}")

@@ -1,5 +1,6 @@
 """Training hand-off: from a night's files to a hand-off folder."""
 
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parseaddr
@@ -11,13 +12,13 @@ from prefect import task
 import spectra
 from firstlight import settings as settings_module
 from firstlight.errors import RefusedError
-from firstlight.settings import Settings
+from firstlight.settings import ROOT, Settings
 from models import training as trainer_room
 from models.handoff import HandOff
 from models.handoff import load as load_handoff
 from tasks import journal, observing
+from tasks.doors import object_store, store
 from tasks.observing import Night
-from tasks.releases import store
 from tasks.retries import retrying
 
 FEWEST_SPECTRA = 300
@@ -63,7 +64,7 @@ def train_on(
     progress: Callable[[str, float], None],
 ) -> HandOff:
     """Read ``sources`` and train; return the hand-off written to ``out``. Raises RefusedError when there is too little to train on."""
-    files = [file for source in sources for file in spectra.find(source, store=observing.object_store(settings))]
+    files = [file for source in sources for file in spectra.find(source, store=object_store(settings))]
     batch, refused = observing.read_all(settings, files)
     if len(batch) < FEWEST_SPECTRA:
         raise RefusedError(
@@ -77,6 +78,7 @@ def train_on(
         trainer=trainer,
         data_uri=sources[0] if len(sources) == 1 else f"{len(sources)} sources, first {sources[0]}",
         data_files=observing.local_files(files),
+        git_commit=_git_commit(),
         progress=progress,
         warm_start=warm_start,
     )
@@ -87,6 +89,16 @@ def _champion_folder(settings: Settings) -> Path | None:
     with store(settings) as records:
         champion = records.champion(settings.environment, settings.model)
         return Path(records.version(settings.model, champion.version).folder) if champion else None
+
+
+def _git_commit() -> str:
+    """Return the commit of the code that trains, with ``-dirty`` when files differ from it; ``none`` outside a checkout."""
+    asked = [["git", "-C", str(ROOT), *words] for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))]
+    try:
+        commit, changes = (subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip() for words in asked)
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return f"{commit}-dirty" if changes else commit
 
 
 def _identity(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from prefect import task
 
 from firstlight import settings as settings_module
@@ -13,19 +14,29 @@ from models import handoff
 from monitoring import drift, inference_log
 from monitoring.drift_report import DriftReport
 from rollout.records import Champion
-from tasks import policy, registering, releases
+from tasks import doors, policy, registering
 from tasks.releases import OpenedRelease
+from tasks.replay import REPLAY
 from tasks.retries import retrying
 from tasks.stages import stage
 
 
 @stage("drift", "Compare live requests with the reference")
 def first_look(release: OpenedRelease) -> DriftReport:
-    """Compare what the version answered during its canary with its reference; a first look, not a gate."""
+    """Compare what the version answered during its canary with the held-out rows it was evaluated on; a first look, not a gate.
+
+    The canary was asked held-out spectra, so the sky is the same: what differs here is the doing of the serving path.
+    """
     settings = settings_module.current()
     version = registering.version_of(release)
     live = inference_log.read(settings.folder("inference-log"), model=release.model, version=version)
-    return drift.drift(live, handoff.load(release.handoff).reference_table(), policy.current().drift)
+    return drift.drift(live, _held_out(handoff.load(release.handoff).reference_table()), policy.current().drift)
+
+
+def _held_out(reference: pd.DataFrame) -> pd.DataFrame:
+    """Return the reference rows nothing was learned from, where the trainer says which they are."""
+    rows = reference[reference["part"] == "heldout"] if "part" in reference else reference
+    return rows if len(rows) else reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +68,13 @@ class Look:
 def look(model: str, hours: float) -> Look:
     """Compare the last ``hours`` of the champion's requests with its reference."""
     settings = settings_module.current()
-    with releases.store(settings) as records:
+    with doors.store(settings) as records:
         champion = records.champion(settings.environment, model)
         folder = Path(records.version(model, champion.version).folder) if champion else None
     if champion is None or folder is None:
         return Look(champion=None, report=None, folder=None)
     since = datetime.now(UTC) - timedelta(hours=hours)
-    live = inference_log.read(settings.folder("inference-log"), model=model, version=champion.version, since=since)
+    logged = inference_log.read(settings.folder("inference-log"), model=model, version=champion.version, since=since)
+    live = logged[logged["client"] != REPLAY] if "client" in logged else logged
     report = drift.drift(live, handoff.load(folder).reference_table(), policy.current().drift)
     return Look(champion=champion, report=report, folder=folder)

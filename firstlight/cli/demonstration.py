@@ -125,7 +125,7 @@ def _await_event(uri: str, watcher: Watcher) -> None:
 def _sign(settings: Settings, model: str, watcher: Watcher) -> None:
     """Sign as the demo identities, through the same command a person uses."""
     from governance import subject
-    from tasks.releases import store
+    from tasks.doors import store
 
     with store(settings) as records:
         opened = records.open_one(settings.environment, model)
@@ -149,12 +149,13 @@ def _sign(settings: Settings, model: str, watcher: Watcher) -> None:
 def _sufficient(settings: Settings, spectra: str | None, console: Console) -> str | None:
     """Return the real spectra when they suffice to train on; say what is done with them otherwise."""
     from tasks import observing, training
+    from tasks.doors import object_store
 
     if spectra is None:
         return None
     import spectra as room
 
-    batch, refused = observing.read_all(settings, room.find(spectra, store=observing.object_store(settings)))
+    batch, refused = observing.read_all(settings, room.find(spectra, store=object_store(settings)))
     if len(batch) >= training.FEWEST_SPECTRA:
         console.print(f"{spectra}: {len(batch)} good spectra; the chain runs on them", markup=False)
         return str(Path(spectra).absolute()) if "://" not in spectra else spectra
@@ -173,7 +174,7 @@ def _score(settings: Settings, spectra: str) -> None:
 
 
 def _conclude(settings: Settings, watcher: Watcher, console: Console, code: int, seconds: float) -> None:
-    from tasks.releases import store
+    from tasks.doors import store
 
     console.print()
     console.print(stage_table(watcher.stages.values(), title=f"from spectra to champion in {seconds:.0f} s"))

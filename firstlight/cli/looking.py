@@ -21,10 +21,11 @@ def up(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with Plane(settings) as plane:
-        console.print("starting Prefect, a worker, MLflow, model servers and gateway …")
+        console.print("starting Prefect, a worker, MLflow, model servers, gateway and the dossiers' page …")
         plane.supervisor(port=gateway)
         plane.orchestration(port=settings.prefect_port)
         plane.mlflow_ui()
+        plane.reports()
         console.print(_addresses(settings, plane))
         console.print("Ctrl-C stops all of it.")
         while not stop.wait(1.0):
@@ -41,5 +42,5 @@ def _addresses(settings: Settings, plane: Plane) -> Table:
     table.add_row("MLflow UI", plane.addresses.get("mlflow", settings.tracking_uri))
     table.add_row("gateway", f"{found['serving']['address']}/v2/models/{settings.model}")
     table.add_row("champion", f"version {champion['version']}" if champion else "none yet: run `make demo`, or release a hand-off")
-    table.add_row("dossiers", str(settings.state / "releases" / "index.html"))
+    table.add_row("dossiers", plane.addresses["reports"])
     return table

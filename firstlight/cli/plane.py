@@ -67,14 +67,14 @@ class Plane:
             os.environ.update(self.environment)
         return self.api_url
 
-    def supervisor(self, *, port: int = 0) -> None:
-        """Start the serving supervisor of this environment when none runs."""
+    def supervisor(self, *, port: int = 0, model: str | None = None) -> None:
+        """Start the serving supervisor of ``model`` (the settings' when left out) when none runs."""
         from firstlight.cli.serving import is_supervised, supervisor_arguments
 
-        if is_supervised(self.settings):
+        if is_supervised(self.settings, model):
             return
-        self.children.start("serve", [sys.executable, *supervisor_arguments(self.settings, port=port)])
-        self.children.wait_for("serve", lambda: is_supervised(self.settings), seconds=60)
+        self.children.start("serve", [sys.executable, *supervisor_arguments(self.settings, port=port, model=model)])
+        self.children.wait_for("serve", lambda: is_supervised(self.settings, model), seconds=60)
 
     def mlflow_ui(self) -> str:
         """Start MLflow's UI on the tracking store and return its address."""
@@ -92,6 +92,14 @@ class Plane:
         self.children.wait_for("mlflow", lambda: _answers(f"{url}/health"), seconds=_WAIT_SERVER_SECONDS)
         self.addresses["mlflow"] = url
         return url
+
+    def reports(self) -> str:
+        """Show the release folders to a browser on this machine and return the address."""
+        folder = self.settings.folder("releases")
+        port = choose_port(self.settings.reports_port, what="the dossiers' page", setting="FIRSTLIGHT_REPORTS_PORT")
+        self.children.start("reports", [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)])
+        self.addresses["reports"] = f"http://127.0.0.1:{port}/index.html"
+        return self.addresses["reports"]
 
     def _start(self, name: str, arguments: list[str]) -> None:
         self.children.start(name, [sys.executable, *arguments], extra=self.environment if self.api_url else None)

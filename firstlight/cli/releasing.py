@@ -22,7 +22,7 @@ def release(settings: Settings, handoff: str) -> int:
     handoff = handoff if handoff.startswith("models:/") else str(Path(handoff).absolute())
     with Plane(settings) as plane:
         plane.orchestration()
-        plane.supervisor()
+        plane.supervisor(model=name)
         return drive(settings, handoff, name, Watcher(settings))
 
 

@@ -14,8 +14,7 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
     """Score every file of ``sources`` with the champion of ``model``."""
     from models import handoff
     from models.scoring import score_files
-    from tasks.observing import object_store
-    from tasks.releases import store
+    from tasks.doors import object_store, store
 
     name = model or settings.model
     with store(settings) as records:

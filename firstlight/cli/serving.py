@@ -14,7 +14,7 @@ _FRESH_SECONDS = 5.0
 
 def is_supervised(settings: Settings, model: str | None = None) -> bool:
     """Return whether a supervisor of this environment has reported in the last seconds."""
-    from tasks.releases import store
+    from tasks.doors import store
 
     with store(settings) as records:
         seen = records.observed(settings.environment, model or settings.model)

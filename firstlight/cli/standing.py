@@ -3,14 +3,16 @@
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from firstlight.errors import FirstlightError
 from firstlight.settings import Settings
-from rollout.store import Store
+
+if TYPE_CHECKING:
+    from rollout.store import Store
 
 _FRESH_SECONDS = 5.0
 _ROLLBACK_SECONDS = 10.0
@@ -27,7 +29,7 @@ def status(settings: Settings, model: str | None, *, as_json: bool) -> None:
 
 def standing(settings: Settings, model: str) -> dict[str, Any]:
     """Return where a model stands as plain JSON values: desired, observed, champion, previous, candidate, rollout, release."""
-    from tasks.releases import registry, store
+    from tasks.doors import registry, store
 
     with store(settings) as records:
         found = _from_store(records, settings.environment, model)
@@ -47,7 +49,7 @@ def _has_registry(settings: Settings) -> bool:
     return not settings.tracking_uri.startswith("sqlite") or (settings.state / "mlflow.db").exists()
 
 
-def _from_store(records: Store, environment: str, model: str) -> dict[str, Any]:
+def _from_store(records: "Store", environment: str, model: str) -> dict[str, Any]:
     champion = records.champion(environment, model)
     previous = records.previous(environment, model)
     desired = records.desired(environment, model)
@@ -103,11 +105,11 @@ def _print(found: dict[str, Any]) -> None:
 
 def rollback(settings: Settings, model: str | None, *, reason: str, by: str, to: str | None) -> None:
     """Go back, wait until the world agrees, and say how long it took."""
-    from tasks import promoting
+    from tasks import returning
 
     name = model or settings.model
     started = time.monotonic()
-    back = promoting.go_back(settings, name, reason=reason, by=by, to=to, wait_seconds=_ROLLBACK_SECONDS)
+    back = returning.go_back(settings, name, reason=reason, by=by, to=to, wait_seconds=_ROLLBACK_SECONDS)
     seconds = time.monotonic() - started
     Console(highlight=False, soft_wrap=True).print(
         f"rolled back: version {back.version} ({back.digest[:12]}) of {name} is champion in {settings.environment} after {seconds:.1f} s; {back.world}"

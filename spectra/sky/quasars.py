@@ -86,6 +86,8 @@ def _forest(z: Array, rng: np.random.Generator) -> Array:
     through = np.ones((len(z), GRID.size))
     for row in np.flatnonzero(z > GRID[0] / 1215.67 - 1):
         end = int(np.searchsorted(GRID, 1215.67 * (1 + z[row]) * (1 - 5e-4)))
+        if end == 0:  # the line itself is on the grid, but the forest ends just before it
+            continue
         through[row, :end] = _clouds(GRID[:end], rng)
         limit = int(np.searchsorted(GRID, 912.0 * (1 + z[row])))
         through[row, :limit] *= np.exp(-1.5 - 0.004 * (GRID[limit - 1] - GRID[:limit])) if limit else 1.0

@@ -10,7 +10,7 @@ from scipy import stats
 
 from firstlight.digest import canonical_json
 from models.errors import HandOffError
-from models.evaluation import assess, evaluate, examples
+from models.evaluation import EvaluationPolicy, assess, evaluate, examples
 from models.handoff import load
 from models.judgement import area_under_curve, interval, judge
 from tests.models.tiny import CLASSES, ROWS, tiny_table, write_tiny_handoff
@@ -132,7 +132,7 @@ def labelled_table() -> pd.DataFrame:
 def test_a_model_of_another_shape_is_evaluated_on_its_own_classes(tmp_path: Path) -> None:
     folder = write_tiny_handoff(tmp_path / "tiny", holdout_table=labelled_table())
 
-    evaluation = evaluate(folder, batch_size=7)
+    evaluation = evaluate(folder, EvaluationPolicy(at_least={}, at_most={}), batch_size=7)
 
     assert len(evaluation.table) == ROWS
     assert set(evaluation.table["predicted_class"]) <= set(CLASSES)

@@ -145,3 +145,12 @@ def test_all_pixel_centres_are_distinct_and_spread_evenly() -> None:
     assert len(np.unique(np.round(np.c_[ra, dec], 6), axis=0)) == 49152
     assert np.sin(np.radians(dec)).mean() == pytest.approx(0, abs=1e-9)
     assert np.square(np.sin(np.radians(dec))).mean() == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_a_quasar_whose_line_has_just_reached_the_grid_has_no_forest_yet() -> None:
+    first = float(GRID[0]) / 1215.67 - 1
+
+    through = quasars._forest(np.array([first + 1e-5, first + 0.01]), np.random.default_rng(1))
+
+    assert (through[0] == 1).all()
+    assert (through[1] < 1).any()
