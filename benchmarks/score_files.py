@@ -2,8 +2,8 @@
 
     python benchmarks/score_files.py [--spectra 2000] [--repeats 5] [--handoff FOLDER]
 
-The limit is the model itself: the same program over the same spectra, already in memory, in calls of the same size. Both are measured
-in turns in the same run with a warm cache, and the ratio is taken round by round, so that it means something on a busy machine.
+The limit is the model itself: the same program over the same spectra, already in memory, on the same cores. Both are measured in turns
+in the same run with a warm cache, and the ratio is taken round by round, so that it means something on a busy machine.
 Without --handoff the reference model is trained for one epoch: what it learned does not change what it costs.
 The result goes to benchmarks/results/score_files.json.
 """
@@ -18,15 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import spectra
 from models import handoff
 from models.benchmark_worker import peak_bytes
 from models.handoff import HandOff
 from models.hardware import choose_device, fingerprint
 from models.program import Program
-from models.scoring import BATCH, score_batch, score_files
+from models.scoring import BATCH, score_batch, score_files, workers
 from models.training import Recipe, train
 from spectra.sky import SkyRecipe, write_sky
 
@@ -42,7 +40,7 @@ def main() -> None:
         batch, _ = spectra.read_many(files)
         papers = handoff.load(options.handoff or _trained(batch, files, folder / "handoff"))
         figures = _measure(papers, batch, [str(file) for file in files], folder, repeats=options.repeats)
-    machine = {**fingerprint(choose_device(), torch.get_num_threads()), "load": [round(value, 2) for value in os.getloadavg()]}
+    machine = {**fingerprint(choose_device(), 1), "load": [round(value, 2) for value in os.getloadavg()]}
     report = {"options": {**vars(options), "files": len(files)}, "model": papers.model_digest, "machine": machine, **figures}
     _RESULTS.parent.mkdir(exist_ok=True)
     _RESULTS.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
@@ -60,7 +58,7 @@ def _options() -> argparse.Namespace:
 def _trained(batch: spectra.SpectrumBatch, files: list[Path], out: Path) -> Path:
     return train(
         batch,
-        Recipe(epochs=1, fault_rows=50, threads=torch.get_num_threads()),
+        Recipe(epochs=1, fault_rows=50, threads=1),
         out=out,
         trainer=("Benchmark", "benchmark@firstlight.example"),
         data_uri=str(files[0].parent),
@@ -69,10 +67,11 @@ def _trained(batch: spectra.SpectrumBatch, files: list[Path], out: Path) -> Path
 
 
 def _measure(papers: HandOff, batch: spectra.SpectrumBatch, files: list[str], folder: Path, *, repeats: int) -> dict[str, Any]:
-    program = Program.load(papers, device=choose_device(), batch_size=BATCH)
+    program = Program.load(papers, device=choose_device(), threads=1, batch_size=BATCH)
+    pool = workers(program.device)
     out = folder / "scores.parquet"
     ways: dict[str, Callable[[], Any]] = {
-        "model": lambda: score_batch(program, batch),
+        "model": lambda: score_batch(program, batch, pool=pool),
         "read": lambda: [spectra.read(file) for file in files],
         "files": lambda: score_files(papers, files, out, version="1"),
         "start": lambda: Program.load(papers, device=choose_device(), batch_size=BATCH),
@@ -84,6 +83,7 @@ def _measure(papers: HandOff, batch: spectra.SpectrumBatch, files: list[str], fo
             way()
             if turn:  # the first turn warms the cache
                 seconds[name].append(time.perf_counter() - started)
+    pool.shutdown()
     return _figures(seconds, rows=len(batch))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,9 @@ from firstlight.verdict import Verdict, worst
 from models.errors import HandOffError
 from models.handoff import HandOff, load
 from models.judgement import Array, Figures, judge
-from models.program import Program
+
+if TYPE_CHECKING:
+    from models.program import Program
 
 TOLERANCE = 0.01
 """How far a claimed metric may be from the recomputed one, absolute or relative to its size, whichever is more: float32 on another
@@ -105,6 +107,8 @@ def evaluate(
     Raises HandOffError when the folder is refused or the model fails on a valid row.
     """
     handoff = folder if isinstance(folder, HandOff) else load(folder)
+    from models.program import Program  # and torch with it: seconds that a command which only reads policies need not wait
+
     program = Program.load(handoff, device=device, batch_size=batch_size)
     outputs = narrow_outputs(program, handoff.holdout_inputs(), batch_size=batch_size)
     return assess(handoff, outputs, policy, tolerance=tolerance)
@@ -168,7 +172,7 @@ def _hold(value: float, limit: float, sign: float, sentence: str, interval: tupl
     return Verdict.FAIL, f"{sentence}: train longer or on more spectra"
 
 
-def narrow_outputs(program: Program, inputs: Mapping[str, Array], *, batch_size: int) -> dict[str, Array]:
+def narrow_outputs(program: "Program", inputs: Mapping[str, Array], *, batch_size: int) -> dict[str, Array]:
     """Return the outputs by name for all rows, without those wider than 64: a reconstruction per row is not kept in memory."""
     rows = len(next(iter(inputs.values())))
     keep = [spec.name for spec in program.outputs if np.prod(spec.shape[1:], dtype=np.int64) <= 64]
@@ -216,6 +220,8 @@ def examples(folder: Path | str | HandOff, table: pd.DataFrame, *, k: int = 4, d
     chosen = _chosen(handoff, table, k)
     inputs = handoff.holdout_inputs()
     picked = {name: array[[row for row, _ in chosen]] for name, array in inputs.items()}
+    from models.program import Program
+
     outputs = Program.load(handoff, device=device)(picked)
     main = "flux" if "flux" in picked else next((name for name, array in picked.items() if array.ndim == 2), None)
     if main is None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from firstlight.verdict import Verdict
 from models.document import Epsilon
 from models.errors import HandOffError
 from models.handoff_folder import HandOff, load
-from models.program import Program
 from models.tensors import Array
+
+if TYPE_CHECKING:
+    from models.program import Program
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,7 @@ class GoldenReport:
         return dict(finite(content))
 
 
-def replay(program: Program, folder: Path | str | HandOff) -> GoldenReport:
+def replay(program: "Program", folder: Path | str | HandOff) -> GoldenReport:
     """Run the golden inputs of ``folder`` through ``program`` and compare with the recorded outputs.
 
     Raises HandOffError when the folder's golden file cannot be read; a model that fails to answer is the verdict fail.

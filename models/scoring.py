@@ -3,11 +3,16 @@
 Each input file becomes a part beside the output table as soon as it is scored, and the next file is read meanwhile. A run that was
 killed and is run again keeps the parts that are whole and were made by the same version from the same files. Rows and files that
 cannot be scored go to a side table with their reasons; the others still count.
+
+All cores work, each on calls of its own with one thread: threads that share a call wait for the slowest at every layer, and beside
+another busy process that was measured to be ten times slower than one thread alone. So a row's score does not depend on the cores.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +56,24 @@ class Scored:
     """Files that an earlier run had finished."""
 
 
-def score_batch(program: Program, batch: spectra.SpectrumBatch) -> dict[str, Array]:
+def score_batch(program: Program, batch: spectra.SpectrumBatch, *, pool: Executor | None = None) -> dict[str, Array]:
     """Run a version over a batch of spectra; outputs by name, n rows each, without those wider than 64 (a reconstruction).
 
+    Calls of :data:`BATCH` spectra are shared among the workers of ``pool``; without one they are made one after the other.
     Raises HandOffError when it is no model of spectra on our grid, ProgramError when it fails.
     """
     _require_spectra(program.inputs)
     offered = {"flux": batch.flux, "ivar": batch.ivar}
     inputs = {item.name: offered[item.name].astype(item.dtype, copy=False) for item in program.inputs}
-    return narrow_outputs(program, inputs, batch_size=BATCH)
+    chunks = [{name: array[start : start + BATCH] for name, array in inputs.items()} for start in range(0, max(1, len(batch)), BATCH)]
+    answers = list((pool.map if pool else map)(partial(narrow_outputs, program, batch_size=BATCH), chunks))
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def workers(device: str) -> ThreadPoolExecutor:
+    """Return a pool with a worker for each core we may use; a GPU is fed by one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(cores if device == "cpu" else 1, thread_name_prefix="score")
 
 
 def score_files(
@@ -83,13 +97,13 @@ def score_files(
             "at least one file of spectra must be given, none was found: name coadd-*.fits, spectra-*.fits or spec-*.fits files or their folder"
         )
     _require_spectra(papers.model.inputs)
-    program = Program.load(papers, device=choose_device(), batch_size=BATCH)
-    with Parts(out, made_by=f"{papers.digest}:{version}") as parts:
+    program = Program.load(papers, device=choose_device(), threads=1, batch_size=BATCH)
+    with Parts(out, made_by=f"{papers.digest}:{version}") as parts, workers(program.device) as pool:
         keys = {file: parts.key(file) for file in wanted}  # before reading: a file that changes meanwhile is scored again next time
         missing = [file for file in wanted if not parts.has(file, keys[file])]
         progress(len(wanted) - len(missing), len(wanted))
         for done, (file, found) in enumerate(_read_ahead(missing, store), start=1 + len(wanted) - len(missing)):
-            parts.put(file, keys[file], *_score(papers, program, file, found, version=version))
+            parts.put(file, keys[file], *_score(papers, program, file, found, version=version, pool=pool))
             progress(done, len(wanted))
         refused = out.with_name(out.stem + ".refused.parquet")
         rows, refused_rows, refused_files = parts.join(wanted, refused)
@@ -126,13 +140,15 @@ def _read_ahead(files: Sequence[str], store: Store | None) -> Iterator[tuple[str
             yield file, found
 
 
-def _score(papers: HandOff, program: Program, file: str, found: Read, *, version: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _score(
+    papers: HandOff, program: Program, file: str, found: Read, *, version: str, pool: Executor | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores of one file and what was refused of it."""
     batch, refused_files = found
     whole = [(item.source_file, -1, -1, item.reason) for item in refused_files]
     single = [(item.source_file, item.row, item.targetid, item.reason) for item in batch.refused]
     try:
-        outputs = score_batch(program, batch)
+        outputs = score_batch(program, batch, pool=pool)
     except ProgramError as error:
         whole.append((file, -1, -1, str(error)))
         batch = batch.take([])

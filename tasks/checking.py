@@ -33,7 +33,7 @@ class DataReports:
             "verdict": worst([self.reference.verdict, self.holdout.verdict]).value,
             "summary": "; ".join(report["summary"].replace("reference:", f"{name}:") for name, report in both.items()),
             "reasons": [f"{name}: {reason}" for name, report in both.items() for reason in report["reasons"]],
-            **both,
+            "expectations": [{"table": name, **row} for name, report in both.items() for row in report["expectations"]],
         }
 
 

@@ -13,7 +13,6 @@ from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
 from models import golden, handoff
-from models.program import Program
 from rollout.spec import RolloutPolicy
 from rollout.store import Store
 
@@ -72,6 +71,8 @@ def notices_wrong_answers(folder: Path) -> bool:
 
 
 def _loads(folder: Path | str) -> bool:
+    from models.program import Program  # and torch with it
+
     try:
         Program.load(folder, threads=1)
     except RefusedError:

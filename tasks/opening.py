@@ -7,7 +7,6 @@ from firstlight.verdict import Verdict
 from models import golden, handoff
 from models.golden import GoldenReport
 from models.handoff import HandOff, Problem
-from models.program import Program
 from tasks.releases import OpenedRelease
 from tasks.stages import stage
 
@@ -41,5 +40,7 @@ def check_hand_off(release: OpenedRelease) -> HandOffReport:
 @stage("golden", "Replay the golden vectors")
 def replay_golden(release: OpenedRelease) -> GoldenReport:
     """Run the exported model on the golden inputs and compare with what the trainer saw."""
+    from models.program import Program  # and torch with it: a run that goes on after this stage need not wait for it
+
     papers = handoff.load(release.handoff)
     return golden.replay(Program.load(papers, threads=1), papers)

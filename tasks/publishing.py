@@ -205,8 +205,14 @@ def _pictures(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> di
     if steps := evidence.get("canary", {}).get("timeline"):
         pictures["canary"] = charts.canary_chart(steps)
     if columns := evidence.get("drift", {}).get("columns"):
-        pictures["drift"] = charts.drift_chart([column for column in columns if column.get("edges")])
+        pictures["drift"] = charts.drift_chart(_most_moved(columns))
     return pictures
+
+
+def _most_moved(columns: Sequence[dict[str, Any]], *, most: int = 9) -> list[dict[str, Any]]:
+    """Return the columns that can be drawn, those that moved most first."""
+    drawn = [column for column in columns if column.get("histogram")]
+    return sorted(drawn, key=lambda column: -float(column.get("effect") or 0.0))[:most]
 
 
 def _examples(release: OpenedRelease) -> dict[str, list[dict[str, Any]]]:
@@ -241,9 +247,7 @@ def publish_drift(model: str, found: Look) -> None:
     document = finite(found.to_dict())
     write_json(settings.folder("drift", model) / "latest.json", document)
     if columns := document.get("columns"):
-        write_atomic(
-            settings.folder("drift", model) / "latest.svg", charts.drift_chart([column for column in columns if column.get("edges")])
-        )
+        write_atomic(settings.folder("drift", model) / "latest.svg", charts.drift_chart(_most_moved(columns)))
     rows = "\n".join(
         f"| {column['column']} | {column['verdict']} | {_number(column.get('effect'))} |" for column in document.get("columns", [])
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from pydantic import ValidationError
 
 import spectra
 from firstlight import settings as settings_module
@@ -62,6 +63,7 @@ def train_on(
     recipe: Mapping[str, Any],
     warm_start: Path | None,
     progress: Callable[[str, float], None],
+    large: bool = False,
 ) -> HandOff:
     """Read ``sources`` and train; return the hand-off written to ``out``. Raises RefusedError when there is too little to train on."""
     files = [file for source in sources for file in spectra.find(source, store=object_store(settings))]
@@ -73,7 +75,7 @@ def train_on(
         )
     folder = trainer_room.train(
         batch,
-        trainer_room.Recipe(**recipe),
+        _recipe(recipe, large=large),
         out=out,
         trainer=trainer,
         data_uri=sources[0] if len(sources) == 1 else f"{len(sources)} sources, first {sources[0]}",
@@ -89,6 +91,16 @@ def _champion_folder(settings: Settings) -> Path | None:
     with store(settings) as records:
         champion = records.champion(settings.environment, settings.model)
         return Path(records.version(settings.model, champion.version).folder) if champion else None
+
+
+def _recipe(changes: Mapping[str, Any], *, large: bool) -> trainer_room.Recipe:
+    """Return the recipe with ``changes``. Raises RefusedError that names every wrong value."""
+    base = trainer_room.Recipe.large() if large else trainer_room.Recipe()
+    try:
+        return trainer_room.Recipe.model_validate({**base.model_dump(), **changes})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise RefusedError(f"the recipe must be valid, found {wrong}: correct the option of that name") from None
 
 
 def _git_commit() -> str:

@@ -24,11 +24,16 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     warm_start: Annotated[Path | None, typer.Option(help="Hand-off whose weights to start from.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    large: Annotated[
+        bool, typer.Option("--large", help="Wider, longer, larger batches: for a GPU and ten thousand spectra or more.")
+    ] = False,
 ) -> None:
     """Train the reference model on spectra and write a hand-off folder."""
     from firstlight.cli import handing_over
 
-    handing_over.train(settings.current(), spectra, out, trainer=trainer, epochs=epochs, seed=seed, warm_start=warm_start, device=device)
+    wanted = {"epochs": epochs, "seed": seed, "device": device}
+    recipe = {key: value for key, value in wanted.items() if value is not None}
+    handing_over.train(settings.current(), spectra, out, trainer=trainer, recipe=recipe, large=large, warm_start=warm_start)
 
 
 @handoffs.command()

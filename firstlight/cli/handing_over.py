@@ -2,6 +2,7 @@
 
 from email.utils import parseaddr
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,10 +17,9 @@ def train(
     out: Path,
     *,
     trainer: str,
-    epochs: int | None,
-    seed: int,
+    recipe: dict[str, Any],
+    large: bool,
     warm_start: Path | None,
-    device: str,
 ) -> None:
     """Read the spectra, train, and write the hand-off folder ``out``."""
     from tasks import training
@@ -38,7 +38,8 @@ def train(
             sources,
             out,
             trainer=(name, email),
-            recipe={key: value for key, value in {"epochs": epochs, "seed": seed, "device": device}.items() if value is not None},
+            recipe=recipe,
+            large=large,
             warm_start=warm_start,
             progress=lambda phase, fraction: bar.update(shown, description=phase, completed=fraction),
         )

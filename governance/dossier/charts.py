@@ -114,7 +114,7 @@ def slice_chart(rows: Sequence[Row], metric: str) -> bytes:
 
 def _slice_row(row: Row) -> Row:
     """The row under the names used here; the bias report calls three of them otherwise."""
-    other = {"n": row.get("events"), "value": row.get("rate"), "rest_value": row.get("rest_rate")}
+    other = {"n": row.get("rows"), "value": row.get("rate"), "rest_value": row.get("rest_rate")}
     return {**other, **row}
 
 

@@ -205,7 +205,8 @@ def test_the_bias_and_drift_reports_own_rows_can_be_drawn():
         "rest_value": 0.8,
     }
     theirs = {
-        "events": 5,
+        "rows": 5,
+        "events": 4,
         "rate": 0.9,
         "rest_rate": 0.8,
         **{key: ours[key] for key in ("dimension", "slice", "metric", "low", "high", "verdict")},

@@ -6,6 +6,7 @@ import resource
 import signal
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def test_the_scores_of_files_are_those_of_the_same_spectra_in_memory(papers: Han
     assert set(outputs) == {"anomaly_score", "z", "class_probabilities"}
     np.testing.assert_array_equal(table.anomaly_score, outputs["anomaly_score"])
     assert score_batch(Program.load(papers), batch.take([]))["class_probabilities"].shape == (0, 3)
+
+
+def test_a_score_does_not_depend_on_how_many_cores_there_are(papers: HandOff, tmp_path: Path) -> None:
+    program, batch = Program.load(papers, threads=1), spectra.read(write_coadd(tmp_path / "coadd-1.fits", rows=200))
+    alone = score_batch(program, batch)
+    with ThreadPoolExecutor(5) as pool:
+        shared = score_batch(program, batch, pool=pool)
+    for name, array in alone.items():
+        np.testing.assert_array_equal(shared[name], array)
 
 
 def test_a_score_that_is_no_number_is_no_flag_and_no_class(tmp_path: Path, papers: HandOff) -> None:

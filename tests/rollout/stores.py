@@ -1,50 +1,20 @@
 """Where the stores of the tests come from, and what is put into them. SQLite always, PostgreSQL where FIRSTLIGHT_TEST_POSTGRES names one.
 
-The address is a database URL. Without psycopg the asyncpg driver that Prefect brings is used through SQLAlchemy's greenlet bridge.
+The address is a database URL of a server on which databases may be made; the tests drop everything in the ones they make.
 """
 
-import asyncio
-import importlib.util
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.engine import URL, make_url
 
 from rollout.spec import ServableVersion
 from rollout.store import Store
 
 ENVIRONMENT, MODEL = "test", "desi-vae"
 DIGESTS = {"1": "a" * 64, "2": "b" * 64, "3": "c" * 64, "4": "d" * 64}
-
-
-class OverAsyncpg:
-    """A Store whose every call runs on a loop of its own, because its driver is asynchronous."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self._runner = asyncio.Runner()
-        try:
-            self._store = self._run(lambda: Store(url, **options))
-        except BaseException:
-            self._runner.close()
-            raise
-
-    def _run(self, call: Callable[[], Any]) -> Any:
-        return self._runner.run(greenlet_spawn(call))
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
-        return lambda *args, **kwargs: self._run(lambda: method(*args, **kwargs))
-
-    def execute(self, statement: str) -> None:
-        self._run(lambda: raw(self._store, statement))
-
-    def close(self) -> None:
-        self._run(self._store.close)
-        self._runner.close()
 
 
 def raw(store: Store, statement: str) -> None:
@@ -61,23 +31,31 @@ def postgres_url() -> str:
         if os.environ.get("CI", "").lower() in ("1", "true"):
             pytest.fail(f"{reason}; CI must test the store on one")
         pytest.skip(reason)
-    driver = "psycopg" if importlib.util.find_spec("psycopg") else "asyncpg"
-    return make_url(address).set(drivername=f"postgresql+{driver}").render_as_string(hide_password=False)
+    server = make_url(address).set(drivername="postgresql+psycopg")
+    name = f"firstlight_test_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    _make_database(server, name)
+    return server.set(database=name).render_as_string(hide_password=False)
 
 
-def open_store(url: str, **options: Any) -> Any:
-    return OverAsyncpg(url, **options) if "asyncpg" in url else Store(url, **options)
+def _make_database(server: URL, name: str) -> None:
+    """Give every worker of a parallel run a database of its own."""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        if connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}).first() is None:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+
+
+def open_store(url: str, **options: Any) -> Store:
+    return Store(url, **options)
 
 
 def wipe_postgres(url: str) -> None:
-    def wipe() -> None:
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-        engine.dispose()
-
-    asyncio.run(greenlet_spawn(wipe)) if "asyncpg" in url else wipe()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
 
 
 def servable(version: str, *, folder: str = "/handoffs/x") -> ServableVersion:

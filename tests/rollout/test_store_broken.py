@@ -90,7 +90,7 @@ def test_a_driver_that_is_not_installed_is_a_sentence() -> None:
 
 def test_a_server_that_does_not_run_is_a_sentence_without_the_password() -> None:
     with pytest.raises(StoreUnreachable, match="must answer, it does not") as refused:
-        open_store("postgresql+asyncpg://somebody:secret@127.0.0.1:1/x")
+        open_store("postgresql+psycopg://somebody:secret@127.0.0.1:1/x")
     assert "secret" not in str(refused.value)
 
 

@@ -62,7 +62,7 @@ class House:
         finally:
             process.kill()
             process.wait()
-        print(f"$ firstlight {' '.join(map(str, words))}\n{out}{err}-> {process.returncode}")
+        sys.stdout.write(f"$ firstlight {' '.join(map(str, words))}\n{out}{err}-> {process.returncode}\n")
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def sign(self, release: str, *, by: str = OWNER, key: str | None = None, reason: str = "every gate passed") -> subprocess.CompletedProcess[str]:
