@@ -48,16 +48,17 @@ def servers(target: Traffic, *, states: Mapping[str, ServerState]) -> tuple[str,
 def route(target: Traffic, *, ready: Collection[str], present: Traffic) -> Traffic:
     """Return the traffic to make true now, by versions that are ready.
 
-    Wanted stable not ready: the present stable keeps the traffic when it is still ready (nothing is taken away before there is
-    something better), else the canary takes all, else nobody does.
+    Wanted stable not ready: whoever carries the traffic now keeps it while it is ready (nothing is taken away before there is
+    something better), be it stable or a canary that stood in for it; else the canary takes all, else nobody does.
     """
     canary = target.canary if target.canary in ready else None
     if target.stable is None:
         return _alone(canary, weight=target.canary_weight) if canary or present.stable not in ready else Traffic(stable=present.stable)
     if target.stable in ready:
         return Traffic(stable=target.stable, canary=canary, canary_weight=target.canary_weight if canary else 0)
-    if present.stable in ready and present.stable not in target.versions:
-        return Traffic(stable=present.stable)
+    carrier = _carrier(present, ready=ready)
+    if carrier is not None and carrier not in target.versions:
+        return Traffic(stable=carrier)
     return _alone(canary, weight=target.canary_weight and 100)
 
 
@@ -70,6 +71,12 @@ def removable(existing: Collection[str], *, wanted: Collection[str], routed: Tra
 def backoff(failures: int) -> float:
     """Return the seconds to wait before starting a server that failed ``failures`` times in a row."""
     return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+
+
+def _carrier(present: Traffic, *, ready: Collection[str]) -> str | None:
+    """Return the ready version that carries the traffic now: stable, or a canary that has all of it."""
+    stood_in = present.canary if present.canary_weight == 100 else None
+    return next((version for version in (present.stable, stood_in) if version is not None and version in ready), None)
 
 
 def _alone(canary: str | None, *, weight: int) -> Traffic:

@@ -126,3 +126,9 @@ def test_measurements_count_attempts_failures_and_answered_latencies_since_a_mom
     assert seen.in_flight() == {}
     seen.begin("2")
     assert seen.in_flight() == {"2": 1}
+
+
+def test_a_canary_that_stands_in_for_stable_keeps_the_traffic_until_the_next_stable_is_ready():
+    stand_in = Traffic(canary="1", canary_weight=100)
+    assert planning.route(Traffic(stable="2"), ready={"1"}, present=stand_in) == Traffic(stable="1")
+    assert planning.route(Traffic(), ready={"1"}, present=stand_in) == Traffic()

@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from firstlight import settings as settings_module
 from firstlight.settings import Settings, environment_for_children
 from governance.approvers import Approver, ApproverKey, write_approvers
+from models.model_version import MODEL_DIGEST
 from models.registry import Registry
 from rollout.store import Store
 from tests.whole import toy
@@ -65,7 +67,9 @@ class House:
         sys.stdout.write(f"$ firstlight {' '.join(map(str, words))}\n{out}{err}-> {process.returncode}\n")
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    def sign(self, release: str, *, by: str = OWNER, key: str | None = None, reason: str = "every gate passed") -> subprocess.CompletedProcess[str]:
+    def sign(
+        self, release: str, *, by: str = OWNER, key: str | None = None, reason: str = "every gate passed"
+    ) -> subprocess.CompletedProcess[str]:
         """Sign off a release as a person would."""
         return self.run("sign-off", release, "--key", self.folder / "keys" / (key or by), "--as", by, "--reason", reason, "--yes")
 
@@ -112,11 +116,25 @@ class House:
         for process in psutil.process_iter(["cmdline"]):
             words = " ".join(process.info["cmdline"] or ())
             try:
-                if ("prefect.flow_engine" in words or "prefect.engine" in words) and mine in process.environ().get("FIRSTLIGHT_STATE_DIR", ""):
+                if ("prefect.flow_engine" in words or "prefect.engine" in words) and mine in process.environ().get(
+                    "FIRSTLIGHT_STATE_DIR", ""
+                ):
                     found.append(process)
             except psutil.Error:
                 continue
         return found
+
+    def registered(self) -> list[tuple[str, str]]:
+        """Return (version, model digest) of everything in MLflow's own tables; empty when there is no database yet."""
+        database = self.settings.state / "mlflow.db"
+        if not database.is_file():
+            return []
+        query = (
+            "SELECT v.version, t.value FROM model_versions v JOIN model_version_tags t ON (t.name, t.version) = (v.name, v.version) "
+            "WHERE t.key = ? AND v.current_stage != 'Deleted_Internal' ORDER BY v.version"
+        )
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return [(str(version), str(digest)) for version, digest in connection.execute(query, [MODEL_DIGEST])]
 
     def kill_flow(self) -> int:
         """Kill the flow's process with -9; return how many there were."""
