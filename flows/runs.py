@@ -95,6 +95,19 @@ def resume(run_id: str, answer: Mapping[str, Any]) -> None:
             raise RefusedError(f"the waiting run {run_id} must accept the answer, Prefect says {outcome.details!r}: look at it in the UI")
 
 
+def keep_schedules(*, active: bool) -> None:
+    """Let the schedules of our deployments run, or not. Either way what was missed while no server ran is forgotten, not caught up.
+
+    A server that lives for one command must not start a night's training beside it; under ``make up`` the clock counts from now.
+    """
+    with _client() as client:
+        for flow_name, name in (PREPARE, RELEASE, DRIFT):
+            known = client.read_deployment_by_name(f"{flow_name}/{name}")
+            client.pause_deployment(known.id)  # deletes the runs that were scheduled ahead
+            if active:
+                client.resume_deployment(known.id)
+
+
 def give_up(run_id: str) -> None:
     """Record that the process of a run is gone (killed together with its worker), so that the run does not look alive for ever."""
     with _client() as client:

@@ -59,6 +59,7 @@ class CanaryReport:
             "verdict": self.verdict.value,
             "summary": f"{steps or 'no step'}: {answered} requests, {errors} failed, {against}",
             "reasons": list(self.status.reasons),
+            "answered": answered,
             "checks": [{"name": check.name, "verdict": check.verdict.value, "reason": check.reason} for check in self.last.checks],
             "timeline": self.points,
             "unanswered": self.unanswered,

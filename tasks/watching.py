@@ -1,5 +1,7 @@
 """Drift: what the champion was asked, against the reference it was handed over with."""
 
+import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,10 @@ from tasks.retries import retrying
 from tasks.stages import stage
 
 
+_LOG_SECONDS = 20.0
+"""The log is written every few seconds; longer than this, what is missing was dropped."""
+
+
 @stage("drift", "Compare live requests with the reference")
 def first_look(release: OpenedRelease) -> DriftReport:
     """Compare what the version answered during its canary with the held-out rows it was evaluated on; a first look, not a gate.
@@ -29,8 +35,19 @@ def first_look(release: OpenedRelease) -> DriftReport:
     """
     settings = settings_module.current()
     version = registering.version_of(release)
-    live = inference_log.read(settings.folder("inference-log"), model=release.model, version=version)
+    answered = int(json.loads(release.evidence("canary").read_bytes())["answered"])
+    live = _logged(settings.folder("inference-log"), release.model, version, rows=answered)
     return drift.drift(live, _held_out(handoff.load(release.handoff).reference_table()), policy.current().drift)
+
+
+def _logged(folder: Path, model: str, version: str, *, rows: int) -> pd.DataFrame:
+    """Return a version's logged requests, once the log's writer has had the time to write as many as were answered."""
+    deadline = time.monotonic() + _LOG_SECONDS
+    while True:
+        found = inference_log.read(folder, model=model, version=version)
+        if len(found) >= rows or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
 
 
 def _held_out(reference: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ def up(settings: Settings) -> None:
     with Plane(settings) as plane:
         console.print("starting Prefect, a worker, MLflow, model servers, gateway and the dossiers' page …")
         plane.supervisor(port=gateway)
-        plane.orchestration(port=settings.prefect_port)
+        plane.orchestration(port=settings.prefect_port, schedules=True)
         plane.mlflow_ui()
         plane.reports()
         console.print(_addresses(settings, plane))

@@ -51,13 +51,19 @@ class Plane:
             "PREFECT_LOGGING_LEVEL": "INFO",
         }
 
-    def orchestration(self, *, port: int = 0) -> str:
-        """Make sure that a Prefect server runs, knows our deployments, and has a worker; return its API address."""
+    def orchestration(self, *, port: int = 0, schedules: bool = False) -> str:
+        """Make sure that a Prefect server runs, knows our deployments, and has a worker; return its API address.
+
+        ``schedules``: whether a server of our own also starts what is due by the clock.
+        """
+        from flows import runs
+
         if self.find_server() is None:
             self._start_server(port)
             self._deploy()
+            os.environ.update(self.environment)
+            runs.keep_schedules(active=schedules)
             self._start("worker", ["-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"])
-        os.environ.update(self.environment)
         return self.api_url or ""
 
     def find_server(self) -> str | None:
