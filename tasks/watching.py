@@ -22,7 +22,6 @@ from tasks.replay import REPLAY
 from tasks.retries import retrying
 from tasks.stages import stage
 
-
 _LOG_SECONDS = 20.0
 """The log is written every few seconds; longer than this, what is missing was dropped."""
 
