@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from models.handoff import HandOff
-from models.summary import summarise
+from models.summary import VECTOR_LIMIT
 from serving.client import Answer, InferenceClient, UnreachableError
 
 REPLAY = "canary-replay"
@@ -43,9 +42,10 @@ class Replay:
     def __init__(self, url: str, papers: HandOff, evaluated: pd.DataFrame, *, candidate: str) -> None:
         self._inputs = papers.holdout_inputs()
         self._papers = papers
-        self._evaluated = evaluated.reset_index(drop=True)
+        self._expected = _expected(papers, evaluated)
+        self._labels = [str(label) for label in evaluated["label_class"]] if "label_class" in evaluated else [""] * len(evaluated)
         self._candidate = candidate
-        self._order = np.random.default_rng(0).permutation(len(self._evaluated))
+        self._order = np.random.default_rng(0).permutation(len(evaluated))
         self._turn = count()
         self._lock = Lock()
         self._clients = [InferenceClient(url, papers.name, client=REPLAY) for _ in range(CLIENTS)]
@@ -93,8 +93,7 @@ class Replay:
         if not answer.ok:
             self._fault(answer.error)
             return
-        found = {str(name): float(value) for name, value in summarise({}, answer.outputs).iloc[0].items()}
-        right, agrees = self._is_right(row, answer.outputs), self._agrees(row, found)
+        right, agrees = self._is_right(row, answer.outputs), self._agrees(row, answer.outputs)
         with self._lock:
             tally = self.tallies.setdefault(answer.version, Tally())
             if right is not None:
@@ -109,20 +108,30 @@ class Replay:
         role, classes = self._papers.role("class_probabilities"), self._papers.model.classes
         if role is None or not classes:
             return all(bool(np.isfinite(values).all()) for values in outputs.values() if values.dtype.kind == "f")
-        label = self._evaluated.at[row, "label_class"] if "label_class" in self._evaluated else ""
-        if not isinstance(label, str) or label not in classes or role not in outputs:
+        label = self._labels[row]
+        if label not in classes or role not in outputs:
             return None
         return classes[int(np.argmax(outputs[role][0]))] == label
 
-    def _agrees(self, row: int, found: Mapping[str, Any]) -> bool | None:
-        compared = [name for name in found if name in self._evaluated]
+    def _agrees(self, row: int, outputs: Mapping[str, np.ndarray]) -> bool | None:
+        """Every output the evaluation kept is what it was, within the hand-off's epsilon; None where it kept none."""
+        epsilon = self._papers.model.epsilon
+        compared = [(outputs[name][0], expected[row]) for name, expected in self._expected.items() if name in outputs]
         if not compared:
             return None
-        epsilon = self._papers.model.epsilon
-        expected = self._evaluated.loc[row, compared].to_numpy(dtype=np.float64)
-        given = np.array([found[name] for name in compared], dtype=np.float64)
-        return bool(np.allclose(given, expected, rtol=epsilon.rtol, atol=epsilon.atol))
+        return all(np.allclose(np.ravel(given), known, rtol=epsilon.rtol, atol=epsilon.atol) for given, known in compared)
 
     def _fault(self, sentence: str) -> None:
         with self._lock:
             self.unanswered[sentence] += 1
+
+
+def _expected(papers: HandOff, evaluated: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return output -> [rows, width] as the evaluation kept them: scalars by name, short vectors as <name>_<i>."""
+    found: dict[str, np.ndarray] = {}
+    for output in papers.model.outputs:
+        vector = [name for place in range(VECTOR_LIMIT) if (name := f"{output.name}_{place}") in evaluated]
+        columns = [output.name] if output.name in evaluated else vector
+        if columns:
+            found[output.name] = evaluated[columns].to_numpy(dtype=np.float64)
+    return found
