@@ -45,6 +45,18 @@ def servers(target: Traffic, *, states: Mapping[str, ServerState]) -> tuple[str,
     return (target.stable,) if waiting and not known else target.versions
 
 
+def rehearsed(target: Traffic, *, previous: str | None, states: Mapping[str, ServerState]) -> tuple[str, ...]:
+    """Return the version that a rollback would go to, when it should have a server too: going back then waits for no start.
+
+    It is started once everything that should answer is ready, and kept from then on. It gets no request.
+    """
+    if previous is None or previous in target.versions or not target.versions:
+        return ()
+    has_server = states.get(previous, ServerState.ABSENT) not in (ServerState.ABSENT, ServerState.DEAD)
+    settled = all(states.get(version) is ServerState.READY for version in target.versions)
+    return (previous,) if settled or has_server else ()
+
+
 def route(target: Traffic, *, ready: Collection[str], present: Traffic) -> Traffic:
     """Return the traffic to make true now, by versions that are ready.
 

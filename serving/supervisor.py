@@ -80,6 +80,7 @@ class Supervisor:
         self._gateway: Child | None = None
         self._gateway_failures, self._gateway_not_before = 0, 0.0
         self._control: Control | None = None
+        self._way_back: tuple[int, str | None] = (-1, None)
         self._desired: Desired | None = None
         self._routed, self._in_flight = Traffic(), dict[str, int]()
         self._observed: Observed | None = None
@@ -100,7 +101,8 @@ class Supervisor:
         """One round. Problems become sentences in the report; only a bug raises."""
         problems: list[str] = []
         target = self._read_target(problems)
-        wanted = planning.servers(target, states=self._fleet.states())
+        states = self._fleet.states()
+        wanted = (*planning.servers(target, states=states), *planning.rehearsed(target, previous=self._previous(), states=states))
         problems += self._fleet.keep(wanted, find=lambda version: self._store.version(self.settings.model, version))
         problems += [problem for problem in self._fleet.problems() if problem not in problems]
         self._fleet.keep_spare()
@@ -140,6 +142,17 @@ class Supervisor:
         if target != self._desired.traffic:
             problems.append(f"the lease of canary {self._desired.traffic.canary} lapsed: all traffic is on {target.stable or 'nobody'}")
         return target
+
+    def _previous(self) -> str | None:
+        """Return the version a rollback would go to; asked once for every generation of the desired state."""
+        generation = self._desired.generation if self._desired else 0
+        if self._way_back[0] != generation:
+            try:
+                found = self._store.previous(self.settings.environment, self.settings.model)
+            except FirstlightError:
+                return self._way_back[1]
+            self._way_back = (generation, found.version if found else None)
+        return self._way_back[1]
 
     def _gateway_ready(self, problems: list[str]) -> bool:
         gateway = self._gateway

@@ -132,3 +132,15 @@ def test_a_canary_that_stands_in_for_stable_keeps_the_traffic_until_the_next_sta
     stand_in = Traffic(canary="1", canary_weight=100)
     assert planning.route(Traffic(stable="2"), ready={"1"}, present=stand_in) == Traffic(stable="1")
     assert planning.route(Traffic(), ready={"1"}, present=stand_in) == Traffic()
+
+
+def test_the_version_a_rollback_goes_to_has_a_server_once_everything_that_answers_is_ready():
+    ready, starting = ServerState.READY, ServerState.STARTING
+    live = Traffic(stable="2")
+    assert planning.rehearsed(live, previous="1", states={"2": ready}) == ("1",)
+    assert planning.rehearsed(live, previous="1", states={"2": starting}) == ()
+    assert planning.rehearsed(live, previous="1", states={"2": starting, "1": ready}) == ("1",)
+    assert planning.rehearsed(live, previous="1", states={"2": ready, "1": ServerState.DEAD}) == ("1",)
+    assert planning.rehearsed(Traffic(stable="2", canary="1"), previous="1", states={"2": ready}) == ()
+    assert planning.rehearsed(live, previous=None, states={"2": ready}) == ()
+    assert planning.rehearsed(Traffic(), previous="1", states={}) == ()
