@@ -4,8 +4,9 @@ The four verbs are here; each lives in a short module of its own.
 """
 
 from models.document import Data, Document, Environment, Epsilon, FileEntry, InputSpec, Model, OutputSpec, Trainer
+from models.errors import HandOffError
 from models.handoff_check import check
-from models.handoff_folder import HandOff, Problem, data_digest, load
+from models.handoff_folder import HandOff, Problem, data_digest, load, sentence
 from models.handoff_write import write
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Epsilon",
     "FileEntry",
     "HandOff",
+    "HandOffError",
     "InputSpec",
     "Model",
     "OutputSpec",
@@ -23,5 +25,6 @@ __all__ = [
     "check",
     "data_digest",
     "load",
+    "sentence",
     "write",
 ]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import task
 from prefect.events import emit_event
@@ -97,7 +97,7 @@ def register_candidate(handoff: str) -> Candidate:
 
 
 def announce(candidate: Candidate, *, environment: str) -> None:
-    """Emit the event of a registered candidate; its id is made from what it says, so that a repetition starts nothing twice."""
+    """Emit the event of a registered candidate; Prefect takes an id once, so that a repetition starts nothing twice."""
     emit_event(
         REGISTERED,
         resource={
@@ -107,8 +107,13 @@ def announce(candidate: Candidate, *, environment: str) -> None:
             "firstlight.version": candidate.version,
         },
         payload={"handoff": candidate.uri, "model": candidate.name, "version": candidate.version, "model_digest": candidate.model_digest},
-        id=uuid5(NAMESPACE_URL, f"{REGISTERED}/{environment}/{candidate.uri}/{candidate.model_digest}"),
+        id=event_id(candidate, environment=environment),
     )
+
+
+def event_id(candidate: Candidate, *, environment: str) -> UUID:
+    """Return the id of the event: made from what it says, so the same candidate in the same environment always has the same."""
+    return uuid5(NAMESPACE_URL, f"{REGISTERED}/{environment}/{candidate.uri}/{candidate.model_digest}")
 
 
 def version_of(release: OpenedRelease) -> str:

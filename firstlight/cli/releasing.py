@@ -29,16 +29,14 @@ def release(settings: Settings, handoff: str) -> int:
 def refuse_early(settings: Settings, handoff: str) -> str:
     """Return the model's name, before anything is started. Raises HandOffError or RefusedError for what cannot be released."""
     from models import handoff as handoffs
-    from tasks import policy, releases
+    from tasks import policy
 
     policy.read(settings.policy_path)
-    is_registered = handoff.startswith("models:/")
-    name = handoff.removeprefix("models:/").partition("/")[0] if is_registered else handoffs.load(handoff).name
-    if releases.is_driven(settings, name):
-        raise RefusedError(
-            f"one release of {name} at a time may run in {settings.environment}, one runs now: wait for it (`firstlight status`), then run this again"
-        )
-    return name
+    if handoff.startswith("models:/"):
+        return handoff.removeprefix("models:/").partition("/")[0]
+    if problems := handoffs.check(handoff, run=False):
+        raise handoffs.HandOffError(handoffs.sentence(Path(handoff), problems))
+    return handoffs.load(handoff).name
 
 
 def drive(settings: Settings, handoff: str, model: str, watcher: Watcher) -> int:
@@ -71,11 +69,18 @@ def plain(message: str) -> str:
 
 
 def _run_to_follow(settings: Settings, handoff: str, model: str) -> str | None:
-    """Return the id of the run to follow; None when it waits for signatures that are not there yet (and that was said)."""
+    """Return the id of the run to follow; None when it waits for signatures that are not there yet (and that was said).
+
+    Raises RefusedError when another hand-off's run has the right to drive; one's own, resumed by a signature, is followed.
+    """
     from flows import runs
-    from tasks import governing
+    from tasks import governing, releases
 
     found = runs.find(runs.RELEASE[0], {"handoff": handoff})
+    if found is None and releases.is_driven(settings, model):
+        raise RefusedError(
+            f"one release of {model} at a time may run in {settings.environment}, one runs now: wait for it (`firstlight status`), then run this again"
+        )
     if found is not None and found.is_waiting:
         if not governing.is_decided(settings, model):
             _say_waiting(settings, model, Watcher(settings))

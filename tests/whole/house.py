@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from firstlight import settings as settings_module
 from firstlight.settings import Settings, environment_for_children
 from governance.approvers import Approver, ApproverKey, write_approvers
+from models.handoff import load
 from models.model_version import MODEL_DIGEST
 from models.registry import Registry
 from rollout.store import Store
@@ -76,6 +77,19 @@ class House:
     def status(self) -> dict[str, Any]:
         """Return what ``firstlight status --json`` prints."""
         return dict(json.loads(self.run("status", "--json").stdout))
+
+    def canary_weight(self) -> int:
+        """Return the percent of requests that the canary should get now."""
+        with self.store() as records:
+            desired = records.desired(self.settings.environment, toy.NAME)
+        return desired.traffic.canary_weight if desired else 0
+
+    def version(self, gain: float) -> str:
+        """Return the version as which the hand-off of this gain is registered."""
+        with self.store() as records:
+            found = records.version_by_digest(toy.NAME, load(self.handoff(gain)).model_digest)
+        assert found is not None
+        return found.version
 
     @contextmanager
     def store(self) -> Iterator[Store]:

@@ -19,23 +19,26 @@ TRAINER = Trainer(name="Cecilia Payne", email="cecilia@lab.example")
 
 POLICY: dict[str, Any] = {
     "data": {"min_reference_rows": 60},
+    "evaluation": {"at_least": {"anomaly_auc": 0.6}},
     "bias": {"required": [{"dimension": "class", "metric": "false_alarm_rate"}]},
     "benchmark": {"batches": [1], "rounds": 3, "spectra_per_round": 2, "calls_at_least": 2, "latency_ratio_limit": 1000.0},
     "risk": {"bands": [{"name": "Any", "low": 1, "high": 25, "approvers": {"system-owner": 1}}]},
     "rollout": {
         "steps": [50, 100],
-        "requests_per_step": 20,
+        "requests_per_step": 40,
         "step_deadline_seconds": 60.0,
         "lease_seconds": 10.0,
         "latency_quantile": 0.6,
-        "error_limit": 0.4,
+        "error_limit": 0.95,
+        "error_margin": 0.9,
         "latency_ratio_limit": 1000.0,
         "quality_margin": 0.3,
         "quality_minimum": 0.5,
         "agreement_minimum": 5,
     },
 }
-"""Every gate is in force; it asks for fewer requests, rows and rounds than one would in earnest. Times are not judged here."""
+"""Every gate is in force; it asks for fewer requests, rows and rounds than one would in earnest. Times are not judged here, classes only
+by the canary, and a version may fail nearly as often as it likes: a test kills it."""
 
 
 class ToyModel(torch.nn.Module):

@@ -1,0 +1,93 @@
+"""Flows and retries against a real Prefect server of their own."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect import flow, task
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from firstlight import settings
+from firstlight.errors import RefusedError, TransientError
+from flows.watch_drift import watch_drift
+from tasks.registering import REGISTERED, Candidate, announce, event_id
+from tasks.retries import ATTEMPTS, retrying
+
+pytestmark = [
+    pytest.mark.flow,
+]
+
+CANDIDATE = Candidate(name="toy", version="3", model_digest="a" * 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with (
+        prefect_test_harness(server_startup_timeout=90),
+        temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}),
+    ):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def empty_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("FIRSTLIGHT_STATE_DIR", str(tmp_path / "state"))
+    settings.current.cache_clear()
+    yield tmp_path / "state"
+    settings.current.cache_clear()
+
+
+def test_drift_without_a_champion_cannot_be_told_and_that_is_no_failure(empty_state: Path) -> None:
+    state = watch_drift(model="toy", return_state=True)
+    assert (state.name, state.is_completed()) == ("Cannot tell", True)
+    assert state.message == "no champion answers yet, so there is nothing to compare"
+    assert (empty_state / "drift" / "toy" / "latest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(TransientError("the store does not answer"), ATTEMPTS + 1), (RefusedError("the digest is wrong"), 1)]
+)
+def test_only_a_transient_error_is_tried_again(error: Exception, tries: int) -> None:
+    seen = []
+
+    # delays of seconds are left out, the rule is not
+    @task(**{**retrying(), "retry_delay_seconds": 0, "retry_jitter_factor": None})
+    def step() -> None:
+        seen.append(1)
+        raise error
+
+    @flow
+    def steps() -> None:
+        step()
+
+    assert steps(return_state=True).is_failed()
+    assert len(seen) == tries
+
+
+def test_a_candidate_that_is_announced_twice_is_one_event() -> None:
+    announce(CANDIDATE, environment="local")
+    announce(CANDIDATE, environment="local")
+    announce(CANDIDATE, environment="lab")
+    EventsWorker.drain_all()
+    expected = {event_id(CANDIDATE, environment=name) for name in ("local", "lab")}
+    assert len(expected) == 2
+    deadline = time.monotonic() + 30
+    while len(found := registered_events()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert sorted(found) == sorted(map(str, expected))
+
+
+def registered_events() -> list[str]:
+    """Return the ids of all events of a registered candidate that the server has."""
+    question = {"filter": {"event": {"name": [REGISTERED]}}}
+    answer = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json=question, timeout=20)
+    return [event["id"] for event in answer.json()["events"]]
+
+
+@pytest.mark.parametrize("change", [{"version": "4"}, {"model_digest": "b" * 64}, {"name": "other"}])
+def test_another_candidate_is_another_event(change: dict[str, str]) -> None:
+    assert event_id(CANDIDATE.model_copy(update=change), environment="local") != event_id(CANDIDATE, environment="local")
