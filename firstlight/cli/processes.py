@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from firstlight.errors import RefusedError, TransientError
 
 _PR_SET_PDEATHSIG = 1
@@ -96,6 +98,8 @@ class Children:
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    if child.returncode is not None and psutil.pid_exists(child.pid):
+        return  # ours was reaped, so this is a stranger's number by now; the system gives none anew whose group still lives
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
 

@@ -57,7 +57,7 @@ class House:
             text=True,
         )
 
-    def run(self, *words: str | Path, seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str | Path, seconds: float = 400, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run ``firstlight`` with ``words`` to its end."""
         process = self.start(*words, **environment)
         try:
@@ -158,7 +158,7 @@ class House:
         return len(found)
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 60.0, every: float = 0.05, what: str = "the condition") -> Any:
+def until(condition: Callable[[], Any], *, seconds: float = 120.0, every: float = 0.05, what: str = "the condition") -> Any:
     """Return the first true value of ``condition``; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -34,7 +34,7 @@ def supervised(house: House) -> Iterator[None]:
         yield
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("supervised")
 def test_a_release_killed_at_every_stage_ends_with_exactly_one_champion(house: House, by_hand: "Start") -> None:
     # Given a Prefect server, a worker and a hand-off

@@ -19,7 +19,7 @@ from serving.client import InferenceClient, UnreachableError
 from tests.whole import toy
 from tests.whole.house import OWNER, PLACEHOLDER, STRANGER, TRAINER, House, until
 
-pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("plane"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("plane"), pytest.mark.timeout(900)]
 
 GOOD, BETTER, WRONG, SCARCE = 1.0, 2.0, -1.0, 3.0
 
