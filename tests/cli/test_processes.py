@@ -74,3 +74,18 @@ def test_a_port_in_use_is_a_sentence_that_names_the_setting() -> None:
         with pytest.raises(RefusedError, match="FIRSTLIGHT_GATEWAY_PORT"):
             choose_port(port, what="the gateway", setting="FIRSTLIGHT_GATEWAY_PORT")
     assert choose_port(0, what="the gateway", setting="FIRSTLIGHT_GATEWAY_PORT") > 0
+
+
+def test_a_number_that_was_given_to_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    # Given a child that ended and was reaped, whose number the system has given to a stranger since
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        with Children(environment=dict(os.environ), logs=tmp_path) as children:
+            child = children.start("done", [sys.executable, "-c", "pass"])
+            child.wait()
+            child.pid = stranger.pid
+        # When our children were stopped, then the stranger lives on
+        assert not until(lambda: stranger.poll() is not None, seconds=0.5)
+    finally:
+        stranger.kill()
+        stranger.wait()
