@@ -50,8 +50,9 @@ types: setup
 contracts: setup
 	@$(BIN)/lint-imports
 
+# One OpenMP thread a process: two beside other busy processes spin and are slower than one.
 tests: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: setup
 	@$(BIN)/python -m benchmarks
