@@ -20,30 +20,30 @@ _FRESH_SECONDS = 5.0
 
 
 def platform_facts(settings: Settings, records: Store, *, model: str, folder: Path, rollout: RolloutPolicy) -> dict[str, Any]:
-    """Return what could be shown about this platform now, as evidence: true where a try succeeded, absent where none was made."""
+    """Return what could be shown about this platform now, as evidence: whether each try succeeded, absent where none was made."""
     seen = records.observed(settings.environment, model)
     champion = records.champion(settings.environment, model)
     is_supervised = seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
-    facts: dict[str, Any] = {
+    tried: dict[str, bool] = {
         "verify_before_load": refuses_changed_bytes(folder),
         "golden_before_ready": notices_wrong_answers(folder),
         "supervised": is_supervised,
-        "canary": len(rollout.steps) > 0,
-        "lease_seconds": rollout.lease_seconds,
-        "sign_off_required": True,
     }
     if champion is not None:
-        facts["rollback_available"] = _loads(records.version(model, champion.version).folder)
-    parts = list((settings.state / "inference-log" / model).rglob("part-*.parquet"))
-    if parts:
-        facts["inference_log"] = True
-        facts["log_flush_seconds"] = 5
-    tried = [name for name in ("verify_before_load", "golden_before_ready") if not facts[name]]
-    verdict = Verdict.FAIL if tried else Verdict.PASS if is_supervised else Verdict.CANNOT_TELL
-    reasons = [f"{name} must hold on this platform, the try showed it does not" for name in tried]
+        tried["rollback_available"] = _loads(records.version(model, champion.version).folder)
+    if any((settings.state / "inference-log" / model).rglob("part-*.parquet")):
+        tried["inference_log"] = True
+    broken = [name for name in ("verify_before_load", "golden_before_ready") if not tried[name]]
+    verdict = Verdict.FAIL if broken else Verdict.PASS if is_supervised else Verdict.CANNOT_TELL
+    reasons = [f"{name} must hold on this platform, the try showed it does not" for name in broken]
     reasons += [] if is_supervised else ["nobody serves this environment now, so serving could not be tried"]
-    shown = sum(value is True for value in facts.values())
-    return {"verdict": verdict.value, "summary": f"{shown} platform facts shown by trying", "reasons": reasons, **facts}
+    summary = f"{sum(tried.values())} of {len(tried)} platform facts held when they were tried"
+    return {"verdict": verdict.value, "summary": summary, "reasons": reasons, **tried, **_stated(rollout, has_stable=champion is not None)}
+
+
+def _stated(rollout: RolloutPolicy, *, has_stable: bool) -> dict[str, Any]:
+    """Return what the policy in force says of the canary. Without a stable version nothing limits what the first one meets, so nothing is said."""
+    return {"lease_seconds": rollout.lease_seconds, "canary": rollout.steps[0] < 100} if has_stable else {}
 
 
 def refuses_changed_bytes(folder: Path) -> bool:
