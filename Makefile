@@ -52,7 +52,7 @@ contracts: setup
 
 # One OpenMP thread a process: two beside other busy processes spin and are slower than one.
 tests: setup
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: setup
 	@$(BIN)/python -m benchmarks

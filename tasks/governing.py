@@ -1,6 +1,7 @@
 """Risk and sign-off: score the release on its own evidence, say who must answer for it, and see whether they did."""
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,12 @@ def assess_risk(release: OpenedRelease) -> risk.RiskAssessment:
 def sign_off(release: OpenedRelease) -> StageResult:
     """Judge the signatures that are there now. Never answered from an earlier result: every change must be able to void them."""
     settings = settings_module.current()
+    started = time.monotonic()
     decision = decide(settings, put_forward(release), Path(release.folder))
     digest = write_json(release.evidence("sign-off"), finite(decision.to_dict()))
-    return StageResult(stage="sign-off", verdict=decision.verdict, summary=decision.summary, seconds=0.0, sha256=digest)
+    return StageResult(
+        stage="sign-off", verdict=decision.verdict, summary=decision.summary, seconds=round(time.monotonic() - started, 3), sha256=digest
+    )
 
 
 def put_forward(release: OpenedRelease) -> Subject:

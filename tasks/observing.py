@@ -1,5 +1,6 @@
 """The night's spectra: read where they are, or made by the synthetic sky, and handed on as file names."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,20 +33,29 @@ class Night(BaseModel):
     """Where the files lie."""
     files: tuple[str, ...]
     synthetic: bool
+    seconds: float
+    """Time it took to find or make them."""
 
 
 @task(name="observe", task_run_name="Find the night's spectra", **retrying())
 def observe(source: str | None, night: int) -> Night:
     """Return the files of ``source`` (folder, file or s3:// prefix), or make a synthetic night when it is None."""
     settings = settings_module.current()
+    started = time.monotonic()
     if source is None:
         folder = settings.folder("sky", str(night))
         journal.note(settings, about=str(night), stage="observe", event="started")
         files = sorted(folder.glob("coadd-*.fits")) or write_sky(
             SkyRecipe(seed=night, night=night, spectra=SYNTHETIC_SPECTRA, file_rows=SYNTHETIC_FILE_ROWS), folder
         )
-        return Night(night=night, uri=str(folder), files=tuple(map(str, files)), synthetic=True)
-    return Night(night=night, uri=source, files=tuple(spectra.find(source, store=doors.object_store(settings))), synthetic=False)
+        return Night(night=night, uri=str(folder), files=tuple(map(str, files)), synthetic=True, seconds=time.monotonic() - started)
+    return Night(
+        night=night,
+        uri=source,
+        files=tuple(spectra.find(source, store=doors.object_store(settings))),
+        synthetic=False,
+        seconds=time.monotonic() - started,
+    )
 
 
 def read_all(settings: Settings, files: Sequence[str]) -> tuple[spectra.SpectrumBatch, list[spectra.RefusedFile]]:
@@ -64,6 +74,7 @@ def local_files(files: Sequence[str]) -> list[Path]:
 def validate(night: Night) -> DataReport:
     """Read every file and hold what was read against the suite for incoming spectra."""
     settings = settings_module.current()
+    started = time.monotonic()
     batch, refused_files = read_all(settings, night.files)
     report = validate_spectra(batch.metadata, refused=len(batch.refused), policy=policy.current().data)
     read = f"{len(batch)} spectra of {len(night.files)} files, {len(batch.refused)} rows and {len(refused_files)} files refused"
@@ -73,7 +84,7 @@ def validate(night: Night) -> DataReport:
         stage="observe",
         event="finished",
         verdict=report.verdict.value,
-        seconds=0,
+        seconds=round(night.seconds + time.monotonic() - started, 1),
         summary=f"{read}; {report.summary}",
     )
     return report

@@ -1,5 +1,6 @@
 """Registration: the hand-off becomes a version in the registry, servable here, and the event that starts its release."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -78,6 +79,7 @@ def register(release: OpenedRelease) -> Registration:
 def register_candidate(handoff: str) -> Candidate:
     """Register a freshly trained hand-off as candidate and say so to whoever listens; the same hand-off again says it only once."""
     settings = settings_module.current()
+    started = time.monotonic()
     journal.note(settings, about=handoff, stage="register", event="started")
     papers = releases.keep(settings, handoff)
     version = doors.registry(settings).register(papers.folder)
@@ -88,8 +90,8 @@ def register_candidate(handoff: str) -> Candidate:
         about=candidate.uri,
         stage="register",
         event="finished",
-        verdict="pass",
-        seconds=0,
+        verdict="done",
+        seconds=round(time.monotonic() - started, 1),
         summary=f"{candidate.uri} is the candidate",
         uri=candidate.uri,
     )

@@ -50,7 +50,7 @@ def train(night: Night, *, warm_start: bool) -> str:
         ),
     )
     seconds = (datetime.now(UTC) - started).total_seconds()
-    journal.note(settings, about=about, stage="train", event="finished", verdict="pass", summary=_figures(made), seconds=round(seconds, 1))
+    journal.note(settings, about=about, stage="train", event="finished", verdict="done", summary=_figures(made), seconds=round(seconds, 1))
     return str(made.folder)
 
 
