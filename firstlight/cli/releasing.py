@@ -36,7 +36,22 @@ def refuse_early(settings: Settings, handoff: str) -> str:
         return handoff.removeprefix("models:/").partition("/")[0]
     if problems := handoffs.check(handoff, run=False):
         raise handoffs.HandOffError(handoffs.sentence(Path(handoff), problems))
-    return handoffs.load(handoff).name
+    papers = handoffs.load(handoff)
+    _refuse_second(settings, papers.name, papers.digest)
+    return papers.name
+
+
+def _refuse_second(settings: Settings, model: str, digest: str) -> None:
+    """Raise RefusedError when another hand-off's release is open: the run would only find that out later."""
+    from tasks.doors import store
+
+    with store(settings) as records:
+        opened = records.open_one(settings.environment, model)
+    if opened is not None and opened.handoff_digest != digest:
+        raise RefusedError(
+            f"one release of {model} at a time may be open in {settings.environment}, {opened.id} is: carry it to its end first "
+            "(`firstlight status`; `firstlight sign-off --reject` ends one that waits)"
+        )
 
 
 def drive(settings: Settings, handoff: str, model: str, watcher: Watcher) -> int:

@@ -12,10 +12,14 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, tempor
 from prefect.testing.utilities import prefect_test_harness
 
 from firstlight import settings
+from firstlight.cli import releasing
 from firstlight.errors import RefusedError, TransientError
+from flows.release_model import release_model
 from flows.watch_drift import watch_drift
+from tasks import doors
 from tasks.registering import REGISTERED, Candidate, announce, event_id
 from tasks.retries import ATTEMPTS, retrying
+from tests.whole import toy
 
 pytestmark = [
     pytest.mark.flow,
@@ -35,6 +39,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def empty_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("FIRSTLIGHT_POLICY_FILE", str(toy.write_policy(tmp_path / "policy.yaml")))
     monkeypatch.setenv("FIRSTLIGHT_STATE_DIR", str(tmp_path / "state"))
     settings.current.cache_clear()
     yield tmp_path / "state"
@@ -46,6 +51,24 @@ def test_drift_without_a_champion_cannot_be_told_and_that_is_no_failure(empty_st
     assert (state.name, state.is_completed()) == ("Cannot tell", True)
     assert state.message == "no champion answers yet, so there is nothing to compare"
     assert (empty_state / "drift" / "toy" / "latest.json").is_file()
+
+
+def test_too_little_evidence_is_no_success(empty_state: Path, tmp_path: Path) -> None:
+    # Given a hand-off with fewer held-out rows than the policy asks for
+    scarce = toy.write_toy(tmp_path / "scarce", rows=toy.POLICY["data"]["min_reference_rows"] - 20)
+    # When it is released
+    state = release_model(str(scarce), return_state=True)
+    # Then the run is not green, ends as exit code 3 does, and says what could not be told
+    assert (state.is_failed(), releasing.CODES[str(state.name)]) == (True, releasing.CANNOT_TELL)
+    assert "data: " in str(state.message)
+    here = settings.current()
+    with doors.store(here) as records:
+        (ended,) = records.releases("local", toy.NAME)
+        assert (ended.status.value, records.champion("local", toy.NAME)) == ("cannot-tell", None)
+    # and the version stays, without being a candidate, with a dossier that says so
+    known = doors.registry(here)
+    assert (known.version(toy.NAME, "1").version, known.aliases(toy.NAME)) == ("1", {})
+    assert (empty_state / "releases" / ended.id / "dossier.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""A plane of real processes: Prefect server, worker and serving supervisor, in a folder of their own, on free ports."""
+"""A place of its own for the processes of a test: state folder, policy, people and their keys."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from firstlight.cli import plane as plane_module
-from firstlight.cli.plane import Plane
 from tests.whole.house import House, built
 
 
@@ -14,11 +13,3 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with pytest.MonkeyPatch.context() as patch, built(tmp_path_factory.mktemp("house")) as house:
         patch.setattr(plane_module, "_WORKER_POLL_SECONDS", "0.5")  # the worker looks for runs more often than a lab needs
         yield house
-
-
-@pytest.fixture(scope="module")
-def plane(house: House) -> Iterator[Plane]:
-    with Plane(house.settings) as plane:
-        plane.supervisor()
-        plane.orchestration()
-        yield plane
