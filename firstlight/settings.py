@@ -86,7 +86,40 @@ class Settings(BaseSettings):
     """Loopback port at which `make up` shows the dossiers to a browser; 0 takes a free one."""
 
     gateway_port: int = Field(default=8080, ge=0, le=65535)
-    """Loopback port at which people and programs send spectra; 0 takes a free one."""
+    """Port at which people and programs send spectra; 0 takes a free one."""
+
+    gateway_host: str = "127.0.0.1"
+    """Address the gateway listens on. Any other than loopback needs `access_file` and a certificate."""
+
+    gateway_access_file: Path | None = None
+    """Who may ask what: API keys (hashed), OIDC issuers, roles, models, rates; None means access.yaml in the state folder when it is there."""
+
+    gateway_tls_certificate: Path | None = None
+    """PEM certificate chain of the gateway; None means plain HTTP on loopback."""
+
+    gateway_tls_key: Path | None = None
+    """PEM private key of that certificate."""
+
+    gateway_tls_client_ca: Path | None = None
+    """PEM certificates that sign callers' certificates; set, every caller must show one (mTLS)."""
+
+    gateway_body_mb: int = Field(default=64, ge=1)
+    """Largest request body that the gateway and the model servers take, in megabytes."""
+
+    serving_workers: int | None = Field(default=None, ge=1, le=64)
+    """Processes of one model server that compute, one thread each; None means one for each core."""
+
+    serving_cache_mb: int = Field(default=64, ge=0)
+    """Megabytes of answers that a model server remembers by the digest of their inputs; 0 switches the cache off."""
+
+    inference_log_uri: str | None = None
+    """Folder or s3:// prefix of the inference log; None means inference-log in the state folder."""
+
+    inference_log_sample: float = Field(default=1.0, ge=0, le=1)
+    """Share of requests that are logged."""
+
+    otlp_endpoint: str | None = None
+    """OpenTelemetry collector (OTLP over HTTP) that gets the traces of gateway and model servers; None traces nothing."""
 
     s3_endpoint_url: str | None = None
     """S3-compatible endpoint (MinIO); None means Amazon's."""
@@ -156,6 +189,24 @@ class Settings(BaseSettings):
         if self.prefect_api_url:
             return self.prefect_api_url.removesuffix("/api")
         return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def access_path(self) -> Path | None:
+        """The gateway's access file, absolute; None when there is none."""
+        if self.gateway_access_file is not None:
+            return self.gateway_access_file.expanduser().absolute()
+        found = self.state / "access.yaml"
+        return found if found.is_file() else None
+
+    @property
+    def inference_log(self) -> str:
+        """Where the inference log is written and read: a folder or an s3:// prefix."""
+        return self.inference_log_uri or str(self.state / "inference-log")
+
+    @property
+    def compiled(self) -> Path:
+        """Folder of compiled models, by digest."""
+        return self.state / "compiled"
 
     @property
     def tracking_uri(self) -> str:

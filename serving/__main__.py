@@ -35,15 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _model(options: argparse.Namespace) -> None:
     from serving import engine
+    from serving import options as documents
     from serving.model_server import Identity, ModelServer
     from serving.recorder import Recorder
 
+    how = documents.parse(options.options).model
     listener = process.bind(host=options.host, port=options.port)
     process.announce("bound", role="model", port=process.port_of(listener))
     identity = Identity(model=options.name, version=options.version)
     recorder = None
-    if options.inference_log is not None:
-        recorder = Recorder(options.inference_log, model=options.name, version=options.version, flush_seconds=options.flush_seconds)
+    if how.inference_log is not None:
+        recorder = Recorder(Path(how.inference_log), model=options.name, version=options.version, flush_seconds=how.flush_seconds)
 
     def load() -> engine.Loaded:
         return engine.verify(
@@ -51,10 +53,10 @@ def _model(options: argparse.Namespace) -> None:
             name=options.name,
             model_digest=options.model_digest,
             handoff_digest=options.handoff_digest,
-            threads=options.threads,
         )
 
-    server = ModelServer(identity, engine=engine.Engine(load, queue_jobs=options.queue), recorder=recorder)
+    queued = engine.Engine(load, queue_jobs=how.queue_requests, queue_bytes=how.queue_mb << 20)
+    server = ModelServer(identity, engine=queued, recorder=recorder, body_bytes=how.body_mb << 20)
     process.serve(server.app(), listeners=[listener])
 
 
@@ -70,9 +72,11 @@ def _standby(options: argparse.Namespace) -> None:
 
 
 def _gateway(options: argparse.Namespace) -> None:
+    from serving import options as documents
     from serving.errors import SettingsError
     from serving.gateway import Gateway
 
+    how = documents.parse(options.options).gateway
     try:
         token = options.token_file.read_text().strip()
     except OSError as error:
@@ -81,11 +85,12 @@ def _gateway(options: argparse.Namespace) -> None:
     control = process.bind(port=options.control_port)
     port, control_port = process.port_of(public), process.port_of(control)
     process.announce("bound", role="gateway", port=port, control_port=control_port)
-    gateway = Gateway(model=options.model, token=token)
+    gateway = Gateway(model=options.model, token=token, body_bytes=how.body_mb << 20)
     process.serve(gateway.app(control_port=control_port), listeners=[public, control])
 
 
 def _supervise(options: argparse.Namespace) -> None:
+    from serving import options as documents
     from serving.supervisor import Settings, Supervisor
 
     stop = threading.Event()
@@ -98,7 +103,7 @@ def _supervise(options: argparse.Namespace) -> None:
         store_url=options.store,
         host=options.host,
         port=options.port,
-        inference_log=not options.no_inference_log,
+        options=documents.parse(options.options),
         ready_seconds=options.ready_seconds,
         standby=not options.no_standby,
     )
@@ -117,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--port", type=int, default=0, help="public port; 0 (default) takes a free one")
         role.add_argument("--log", type=Path, help="file to log to instead of standard error")
         role.add_argument("--parent", type=int, help="end when this process is gone")
+        role.add_argument("--options", default="{}", help="how the processes behave (serving/options.py), as JSON")
     return parser
 
 
@@ -127,10 +133,8 @@ def _add_model(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     role.add_argument("--version", required=True, help="version it answers as")
     role.add_argument("--model-digest", help="sha256 that model.pt2 must have")
     role.add_argument("--handoff-digest", help="sha256 that handoff.yaml must have")
-    role.add_argument("--inference-log", type=Path, help="folder to log answers in; none without")
-    role.add_argument("--flush-seconds", type=float, default=5.0, help="rows of at most this long are lost on kill -9")
-    role.add_argument("--queue", type=int, default=64, help="requests that may wait; beyond it 503 with Retry-After")
-    role.add_argument("--threads", type=int, default=1, help="torch threads of the worker")
+    role.add_argument("--backend", default="eager", help="how the model is run; the one its benchmark chose")
+    role.add_argument("--backend-digest", help="sha256 that the backend's compiled file must have")
     return role
 
 
@@ -155,7 +159,6 @@ def _add_supervise(roles: "argparse._SubParsersAction[argparse.ArgumentParser]")
     role.add_argument("--store", required=True, help="URL of the rollout store")
     role.add_argument("--ready-seconds", type=float, default=60.0, help="longest that a model server may take to become ready")
     role.add_argument("--no-standby", action="store_true", help="keep no process warm for the next version")
-    role.add_argument("--no-inference-log", action="store_true", help="write no inference log")
     return role
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rollout.spec import ServableVersion
 from serving import planning
 from serving.child import Child, Standby
+from serving.options import Options
 from serving.planning import STEADY_SECONDS, ServerState
 from serving.process import GRACE_SECONDS
 
@@ -33,8 +34,8 @@ class Fleet:
 
     folder: Path
     """For the logs."""
-    inference_log: Path | None
-    """Where model servers write what they answered; None for nowhere."""
+    options: Options = field(default_factory=Options)
+    """How the model servers behave."""
     ready_seconds: float = 60.0
     """A server that is not ready by then is replaced."""
     standby: bool = True
@@ -147,7 +148,7 @@ class Fleet:
     def _arguments(self, servable: ServableVersion) -> list[str]:
         arguments = ["model", servable.folder, "--name", servable.model, "--version", servable.version, "--parent", str(os.getpid())]
         arguments += ["--model-digest", servable.model_digest, "--handoff-digest", servable.handoff_digest]
-        return arguments + (["--inference-log", str(self.inference_log)] if self.inference_log else [])
+        return [*arguments, "--options", self.options.model_dump_json()]
 
     def _reap(self) -> None:
         remaining = []

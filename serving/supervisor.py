@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,7 @@ from serving.child import Child
 from serving.control import ADDRESS_FILE, Control
 from serving.errors import SettingsError
 from serving.fleet import Fleet
+from serving.options import Options
 from serving.planning import ServerState
 from serving.process import GRACE_SECONDS
 from serving.routes import Routes, Target
@@ -46,12 +47,13 @@ class Settings:
     environment: str
     model: str
     state: Path
-    """The state folder; serving/ and inference-log/ are made inside."""
+    """The state folder; serving/ is made inside."""
     store_url: str
     host: str = "127.0.0.1"
     port: int = 0
     """Public port of the gateway; 0 takes a free one."""
-    inference_log: bool = True
+    options: Options = field(default_factory=Options)
+    """How gateway and model servers behave."""
     ready_seconds: float = 60.0
     """Longest that a model server may take to become ready."""
     standby: bool = True
@@ -75,8 +77,9 @@ class Supervisor:
         self._token_file = settings.folder / "control.token"
         write_atomic(self._token_file, self._token.encode())
         self._store = Store(settings.store_url)
-        log = settings.state / "inference-log" if settings.inference_log else None
-        self._fleet = Fleet(folder=settings.folder, inference_log=log, ready_seconds=settings.ready_seconds, standby=settings.standby)
+        self._fleet = Fleet(
+            folder=settings.folder, options=settings.options, ready_seconds=settings.ready_seconds, standby=settings.standby
+        )
         self._gateway: Child | None = None
         self._gateway_failures, self._gateway_not_before = 0, 0.0
         self._control: Control | None = None
@@ -181,6 +184,7 @@ class Supervisor:
             return
         arguments = ["gateway", "--model", self.settings.model, "--fd", str(self._listener.fileno())]
         arguments += ["--token-file", str(self._token_file), "--parent", str(os.getpid())]
+        arguments += ["--options", self.settings.options.model_dump_json()]
         log = self.settings.folder / "gateway.log"
         self._gateway = Child(arguments, log=log, ready_path="/v2/health/live", keep_fds=(self._listener.fileno(),))
         _LOG.info("gateway starts", extra={"gateway_pid": self._gateway.pid})

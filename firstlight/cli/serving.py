@@ -1,10 +1,12 @@
 """``firstlight serve`` and what the other commands need to know of the supervisor."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings, environment_for_children
@@ -26,7 +28,36 @@ def supervisor_arguments(settings: Settings, *, port: int, model: str | None = N
     return [
         *("-m", "serving", "supervise", "--store", settings.store, "--state", str(settings.state)),
         *("--environment", settings.environment, "--model", model or settings.model, "--port", str(port)),
+        *("--host", settings.gateway_host, "--options", _options(settings)),
     ]
+
+
+def _options(settings: Settings) -> str:
+    """Return how the online processes behave here, as ``serving.options`` reads it."""
+    return json.dumps(
+        {
+            "model": {
+                "workers": settings.serving_workers,
+                "body_mb": settings.gateway_body_mb,
+                "cache_mb": settings.serving_cache_mb,
+                "compiled": str(settings.compiled),
+                "inference_log": settings.inference_log,
+                "inference_log_sample": settings.inference_log_sample,
+            },
+            "gateway": {
+                "access": _text(settings.access_path),
+                "tls_certificate": _text(settings.gateway_tls_certificate),
+                "tls_key": _text(settings.gateway_tls_key),
+                "tls_client_ca": _text(settings.gateway_tls_client_ca),
+                "body_mb": settings.gateway_body_mb,
+            },
+            "otlp_endpoint": settings.otlp_endpoint,
+        }
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().absolute())
 
 
 def serve(settings: Settings, *, port: int | None, model: str | None) -> int:

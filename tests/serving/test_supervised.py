@@ -45,6 +45,7 @@ class World:
 
     def command(self, **options: str) -> list[str]:
         given = {"environment": ENVIRONMENT, "model": MODEL, "state": str(self.state), "store": self.store_url, **options}
+        given.setdefault("options", json.dumps({"model": {"inference_log": str(self.state / "inference-log")}}))
         return [sys.executable, "-m", "serving", "supervise", *(word for key, value in given.items() for word in (f"--{key}", value))]
 
     def start(self) -> None:
