@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from firstlight.errors import RefusedError
 from models import archive
-from models.document import MODEL, Data, Epsilon
+from models.document import MODEL, Data, Epsilon, Trainer
 from models.handoff import data_digest, load, write
 from models.judgement import judge
+from models.meaning import trainer_faults
 from models.program import export
 from models.spectrum_vae import SpectrumVAE
 from models.spectrum_vae.calibrate import calibrate
@@ -84,10 +85,12 @@ def train(
 
     ``trainer`` is (name, e-mail). ``data_files`` are digested as the data reference. ``warm_start`` is an earlier hand-off of
     the same network: its weights are continued for ``recipe.warm_epochs``; one of another shape is ignored, and the recipe in
-    handoff.yaml says which happened. Raises TrainingError (too few spectra) or HandOffError (a field is refused).
+    handoff.yaml says which happened. Raises TrainingError (too few spectra, a trainer who is nobody: before any training) or HandOffError
+    (another field is refused).
     """
     tell = progress or (lambda _phase, _fraction: None)
     started = time.monotonic()
+    _require_person(trainer)
     parts = _divide(batch, recipe)
     learnt = _learn(parts, recipe, warm_start=warm_start, tell=tell)
     held = _heldout_rows(parts, recipe)
@@ -147,6 +150,13 @@ def _learn(parts: _Parts, recipe: Recipe, *, warm_start: Path | None, tell: Prog
     threshold = _threshold(outputs["anomaly_score"][parts.rows(Part.VALIDATION)], recipe)
     facts = {"final_loss": round(loss, 6), "warm_start": warm, "device_used": device}
     return _Learnt(model=model.cpu(), outputs=outputs, summary=summary, threshold=threshold, facts=facts)
+
+
+def _require_person(trainer: tuple[str, str]) -> None:
+    """Raise TrainingError for a trainer that the hand-off would refuse: not after an hour of training."""
+    faults = list(trainer_faults(Trainer.model_construct(name=trainer[0], email=trainer[1])))
+    if faults:
+        raise TrainingError("; ".join(f"{field} {what}: {mend}" for field, what, mend in faults))
 
 
 def _divide(batch: SpectrumBatch, recipe: Recipe) -> _Parts:

@@ -194,3 +194,11 @@ def test_recipes_are_strict() -> None:
     with pytest.raises(ValueError, match="epoch"):
         Recipe.model_validate({"epoch": 3})
     assert Recipe.large().network().rank > Recipe().network().rank
+
+
+def test_a_trainer_who_is_nobody_is_refused_before_anything_is_trained(sky: SpectrumBatch, files: list[Path], tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(TrainingError, match=r"trainer\.name must be a person's name, found 'TODO'"):
+        trained(sky, files, tmp_path / "out", trainer=("TODO", "vera@carnegie.edu"), progress=lambda phase, _: told.append(phase))
+    assert told == []
+    assert not (tmp_path / "out").exists()
