@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstlight.digest import finite
+from serving import tracing
 from serving.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _JsonLines(logging.Formatter):
             "process": self._process,
             "pid": record.process,
             "message": record.getMessage(),
+            **tracing.log_fields(),
         }
         line.update(
             {
