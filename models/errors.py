@@ -13,3 +13,7 @@ class InputRefused(HandOffError):
 
 class ProgramError(HandOffError):
     """A model did not do what its hand-off declares: it failed on valid input, or answered in another form."""
+
+
+class BackendUnavailable(HandOffError):
+    """A model cannot be run in the way that was asked for, on this machine and now; the model itself may be sound."""

@@ -1,7 +1,8 @@
 """The one way a handed-over model runs: verified bytes in, named numpy arrays in, named numpy arrays out."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from models import archive
 from models.document import MODEL, InputSpec, Model, OutputSpec
 from models.errors import HandOffError, InputRefused, ProgramError
 from models.handoff_folder import HandOff, load
-from models.tensors import Array, mismatch, rows_of
+from models.tensors import Array, lent, mismatch, rows_of
 
 MAX_ROWS = 65536
 """The longest batch an exported program of ours accepts; longer inputs are cut into chunks."""
@@ -44,13 +45,16 @@ def export(module: torch.nn.Module, inputs: Mapping[str, Array]) -> ExportedProg
 class Program:
     """A model that runs. It was hashed, inspected and rebuilt from the parts that were understood before torch saw it."""
 
-    def __init__(self, data: bytes, *, model: Model, device: str = "cpu", batch_size: int = 256) -> None:
+    def __init__(self, data: bytes, *, model: Model, device: str = "cpu", batch_size: int = 256, autocast: bool = False) -> None:
         """Build the program from the bytes of a model.pt2 and its declared form. Use :meth:`load` for a folder.
 
+        ``autocast`` computes matrix products and convolutions in bfloat16; the outputs keep their declared types.
         Raises HandOffError when the archive is refused or its inputs and outputs are not the declared ones.
         """
         program = _open(archive.rebuild(data))
         self._order = _input_order(program, model)
+        self._writes = writes_in_place(program)
+        self._autocast = autocast
         self._tree = program.call_spec.in_spec
         self._module = _on_device(program, device).module(check_guards=False)
         self._model = model
@@ -59,7 +63,15 @@ class Program:
         self.handoff: HandOff | None = None
 
     @classmethod
-    def load(cls, source: Path | str | HandOff, *, device: str = "cpu", threads: int | None = None, batch_size: int = 256) -> "Program":
+    def load(
+        cls,
+        source: Path | str | HandOff,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        batch_size: int = 256,
+        autocast: bool = False,
+    ) -> "Program":
         """Return the program of a hand-off folder, ready to run on ``device`` ("cpu" or "cuda").
 
         Every digest is verified first; the bytes that were hashed are the bytes that are inspected, and only those reach torch.
@@ -69,9 +81,14 @@ class Program:
         handoff = source if isinstance(source, HandOff) else load(source)
         if threads is not None:
             torch.set_num_threads(threads)
-        program = cls(handoff.read(MODEL), model=handoff.model, device=device, batch_size=batch_size)
+        program = cls(handoff.read(MODEL), model=handoff.model, device=device, batch_size=batch_size, autocast=autocast)
         program.handoff = handoff
         return program
+
+    @property
+    def name(self) -> str:
+        """Return the backend this is (models.backends)."""
+        return "eager-bf16" if self._autocast else "eager"
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -83,45 +100,72 @@ class Program:
         """Return what the model gives."""
         return self._model.outputs
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name for ``inputs`` by name; any number of rows, also none. The inputs are not changed.
+    def __call__(self, inputs: Mapping[str, Array], *, wanted: Collection[str] | None = None) -> dict[str, Array]:
+        """Return the outputs by name for ``inputs`` by name; any number of rows, also none. The inputs are not changed, nor copied
+        unless the model writes in place.
 
-        Raises InputRefused when names, dtypes, shapes or row counts are not the declared ones, ProgramError when the model fails.
+        ``wanted`` names the outputs to return, None is all. Raises InputRefused when names, dtypes, shapes or row counts are not the
+        declared ones, ProgramError when the model fails.
         """
-        rows = self._rows(inputs)
-        chunks = [self._run(inputs, chunk) for chunk in _chunks(rows, self.batch_size)]
+        rows = check_inputs(inputs, self.inputs)
+        specs = [spec for spec in self.outputs if wanted is None or spec.name in wanted]
+        chunks = [self._run(inputs, chunk, specs) for chunk in _chunks(rows, self.batch_size)]
         if not chunks:
-            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=spec.dtype) for spec in self.outputs}
-        return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in self.outputs}
+            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=spec.dtype) for spec in specs}
+        if len(chunks) == 1:
+            return chunks[0]
+        return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in specs}
 
-    def _rows(self, inputs: Mapping[str, Array]) -> int:
-        declared = {spec.name for spec in self.inputs}
-        if set(inputs) != declared:
-            raise InputRefused(f"the inputs must be named {sorted(declared)}, found {sorted(inputs)}: send exactly these")
-        for spec in self.inputs:
-            if found := mismatch(inputs[spec.name], dtype=spec.dtype, shape=spec.shape):
-                raise InputRefused(f"input {spec.name!r} must be {spec.dtype} {list(spec.shape)}, found {found}: convert it before sending")
-        counts = rows_of(inputs)
-        if len(counts) != 1:
-            raise InputRefused(f"all inputs must have the same number of rows, found {sorted(counts)}: send one row of each per object")
-        return counts.pop()
-
-    def _run(self, inputs: Mapping[str, Array], chunk: slice) -> dict[str, Array]:
-        # a copy, so that a model that writes into its inputs cannot reach the caller's arrays, and read-only arrays are welcome
-        tensors = [torch.from_numpy(np.array(inputs[name][chunk])).to(self.device) for name in self._order]
+    def _run(self, inputs: Mapping[str, Array], chunk: slice, specs: list[OutputSpec]) -> dict[str, Array]:
+        given = {spec.name: lent(inputs[spec.name][chunk], dtype=spec.dtype) for spec in self.inputs}
+        tensors = [torch.from_numpy(np.array(given[name]) if self._writes else given[name]).to(self.device) for name in self._order]
         args, kwargs = pytree.tree_unflatten(tensors, self._tree)
         try:
-            with torch.inference_mode():
+            with ExitStack() as stack:
+                stack.enter_context(torch.inference_mode())
+                if self._autocast:
+                    stack.enter_context(torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16))
                 answer = self._module(*args, **kwargs)
         except Exception as problem:
             raise ProgramError(f"the model must answer every valid input, torch says: {_short(problem)}") from problem
-        return self._named(answer, rows=len(tensors[0]))
+        values = self._values(answer)
+        return {spec.name: owned(_array(values[spec.name], spec, rows=len(tensors[0])), given) for spec in specs}
 
-    def _named(self, answer: Any, *, rows: int) -> dict[str, Array]:
+    def _values(self, answer: Any) -> dict[str, Any]:
         values = answer if isinstance(answer, dict) else dict(zip(_names(self.outputs), _sequence(answer), strict=False))
         if set(values) != set(_names(self.outputs)):
             raise ProgramError(f"the model must give the outputs {list(_names(self.outputs))}, found {list(values)}: declare what it gives")
-        return {spec.name: _array(values[spec.name], spec, rows=rows) for spec in self.outputs}
+        return values
+
+
+def check_inputs(inputs: Mapping[str, Array], specs: tuple[InputSpec, ...]) -> int:
+    """Return the number of rows. Raises InputRefused when names, dtypes, shapes or row counts are not those of ``specs``."""
+    declared = {spec.name for spec in specs}
+    if set(inputs) != declared:
+        raise InputRefused(f"the inputs must be named {sorted(declared)}, found {sorted(inputs)}: send exactly these")
+    for spec in specs:
+        if found := mismatch(inputs[spec.name], dtype=spec.dtype, shape=spec.shape):
+            raise InputRefused(f"input {spec.name!r} must be {spec.dtype} {list(spec.shape)}, found {found}: convert it before sending")
+    counts = rows_of(inputs)
+    if len(counts) != 1:
+        raise InputRefused(f"all inputs must have the same number of rows, found {sorted(counts)}: send one row of each per object")
+    return counts.pop()
+
+
+def owned(output: Array, inputs: Mapping[str, Array]) -> Array:
+    """Return ``output``, or a copy where it lies in the memory of one of ``inputs``: a model may answer with a piece of what it got."""
+    return output.copy() if any(np.may_share_memory(output, array) for array in inputs.values()) else output
+
+
+def writes_in_place(program: ExportedProgram) -> bool:
+    """Return whether any operator of ``program`` writes into a tensor it is given.
+
+    The signature of an exported program does not tell (torch 2.13 exports without functionalising), and which tensors share memory with
+    an input cannot be read off the graph for every operator: so one operator in place anywhere counts.
+    """
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    schemas = [getattr(node.target, "_schema", None) for graph in graphs for node in graph.nodes if node.op == "call_function"]
+    return any(schema is not None and schema.is_mutable for schema in schemas)
 
 
 def _open(data: bytes) -> ExportedProgram:
@@ -158,6 +202,8 @@ def _sequence(answer: Any) -> list[Any]:
 def _array(value: Any, spec: OutputSpec, *, rows: int) -> Array:
     if not isinstance(value, torch.Tensor):
         raise ProgramError(f"output {spec.name!r} must be a tensor, found {type(value).__name__}: return tensors only")
+    if value.dtype is torch.bfloat16:  # autocast leaves it where nothing asks for more, and numpy has no name for it
+        value = value.to(getattr(torch, spec.dtype))
     array: Array = value.detach().cpu().numpy()
     if found := mismatch(array, dtype=spec.dtype, shape=(rows, *spec.shape[1:])):
         wanted = f"{spec.dtype} {[rows, *spec.shape[1:]]}"

@@ -30,6 +30,27 @@ def write_tensors(arrays: Mapping[str, Array]) -> bytes:
     return bytes(safetensors.numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
 
 
+def lent(array: Array, *, dtype: str) -> Array:
+    """Return ``array`` as torch takes it without a copy and without a word: C-contiguous, native byte order, marked writable.
+
+    Memory that only may be read (a request's body) is passed on as it is; whoever gets it must not write. A copy is made only of an
+    array that lies otherwise in memory.
+    """
+    plain: Array = np.ascontiguousarray(array, dtype=np.dtype(dtype))
+    return plain if plain.flags.writeable else np.asarray(_Lent(plain))
+
+
+class _Lent:
+    """The memory of an array, said to be writable: torch warns of any other."""
+
+    __slots__ = ("__array_interface__", "_owner")
+
+    def __init__(self, array: Array) -> None:
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+        self._owner = array  # the view keeps this object, and it keeps the memory
+
+
 def rows_of(arrays: Mapping[str, Array]) -> set[int]:
     """Return the distinct row counts (length of axis 0) among ``arrays``; an array without axes counts as -1."""
     return {array.shape[0] if array.ndim else -1 for array in arrays.values()}
