@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from firstlight.errors import RefusedError
 from governance.errors import GovernanceError
 
 SIZE_LIMIT = 1 << 20
@@ -32,7 +33,7 @@ def read_bounded(path: Path, error: type[GovernanceError], *, limit: int = SIZE_
     return data
 
 
-def parse_yaml(data: bytes, where: str, error: type[GovernanceError]) -> Any:
+def parse_yaml(data: bytes, where: str, error: type[RefusedError]) -> Any:
     """Return the YAML document in ``data``; raises ``error`` on bad syntax, aliases, custom tags or a key given twice."""
     try:
         text = data.decode("utf-8")
@@ -44,7 +45,7 @@ def parse_yaml(data: bytes, where: str, error: type[GovernanceError]) -> Any:
         raise error(f"{where} must be plain YAML, found: {first}") from problem
 
 
-def _refuse_tricks(text: str, where: str, error: type[GovernanceError]) -> None:
+def _refuse_tricks(text: str, where: str, error: type[RefusedError]) -> None:
     """Stop at the first alias or too deep a nesting, while scanning: the scanner takes quadratic time over deep brackets."""
     depth = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
@@ -55,7 +56,7 @@ def _refuse_tricks(text: str, where: str, error: type[GovernanceError]) -> None:
             raise error(f"{where} must be nested at most {DEPTH_LIMIT} deep, found more: it is not the kind of file this is")
 
 
-def _refuse_doubles(node: yaml.Node | None, where: str, error: type[GovernanceError]) -> None:
+def _refuse_doubles(node: yaml.Node | None, where: str, error: type[RefusedError]) -> None:
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_doubles(item, where, error)

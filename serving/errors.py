@@ -2,13 +2,17 @@
 
 RefusedError
 ├── ProtocolError           the request is not valid Open Inference Protocol V2; carries its HTTP status
+│   └── Refused             the caller may not ask this, or not so much; carries headers too
 ├── SettingsError           an address, a name or a folder given at start cannot be used
+│   └── AccessFileError     the access file cannot be used
 └── ModelRefusedError       the version cannot be vouched for (digest, archive or golden vectors)
 TransientError
 ├── OverloadedError         the queue is full; carries the seconds to wait before trying again
 ├── NotReadyError           the model is not loaded (yet)
 └── UnreachableError        the other process did not answer
 """
+
+from collections.abc import Mapping
 
 from firstlight.errors import RefusedError, TransientError
 
@@ -21,8 +25,24 @@ class ProtocolError(RefusedError):
         self.status = status
 
 
+class Refused(ProtocolError):
+    """The caller may not ask this (401, 403, 404), or not so much (413, 429)."""
+
+    def __init__(self, message: str, *, status: int, headers: Mapping[str, str] | None = None, reason: str = "", who: str = "") -> None:
+        super().__init__(message, status=status)
+        self.headers = dict(headers or {})
+        self.reason = reason
+        """One word for metrics and the access log."""
+        self.who = who
+        """The caller's name where it is known, for the access log."""
+
+
 class SettingsError(RefusedError):
     """A process cannot start with what it was given; the message says what to change."""
+
+
+class AccessFileError(SettingsError):
+    """The access file cannot be read, trusted or understood."""
 
 
 class ModelRefusedError(RefusedError):
