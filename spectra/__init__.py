@@ -3,6 +3,6 @@
 from spectra.batch import RefusedFile, RefusedRow, SpectrumBatch, concatenate
 from spectra.errors import SpectraError
 from spectra.grid import WAVELENGTH
-from spectra.reading import find, read, read_many
+from spectra.reading import find, pieces, read, read_many
 
-__all__ = ["WAVELENGTH", "RefusedFile", "RefusedRow", "SpectraError", "SpectrumBatch", "concatenate", "find", "read", "read_many"]
+__all__ = ["WAVELENGTH", "RefusedFile", "RefusedRow", "SpectraError", "SpectrumBatch", "concatenate", "find", "pieces", "read", "read_many"]

@@ -16,7 +16,7 @@ from spectra.arms import ArmSpectra, combine, snr
 from spectra.batch import SpectrumBatch, empty
 from spectra.errors import SpectraError
 from spectra.grid import ARMS, TOLERANCE, WAVELENGTH, Arm
-from spectra.tables import Table, spectra_table
+from spectra.tables import MAX_ROWS, Table, spectra_table
 
 
 def matches(hdus: fits.HDUList) -> bool:
@@ -26,25 +26,44 @@ def matches(hdus: fits.HDUList) -> bool:
 
 def read(hdus: fits.HDUList, *, name: str) -> SpectrumBatch:
     """Return the usable spectra of an open DESI file and its refused rows. Raises SpectraError when the file is not as documented."""
-    fibers = spectra_table(hdus, "FIBERMAP", name=name)
-    targetid = fibers.targetids()
-    for arm in ARMS:
-        _check_wavelengths(hdus, arm, name=name)
-    reasons = _fiber_reasons(fibers, targetid)
-    refused = refusals.rows(reasons, targetid=targetid, numbers=range(fibers.rows), name=name)
-    keep = refusals.kept(reasons)
-    if not len(keep):
-        return empty(tuple(refused))
-    combined = combine({arm.name: _arm(hdus, arm, rows=fibers.rows, keep=keep, name=name) for arm in ARMS})
-    batch = SpectrumBatch(
-        wavelength=WAVELENGTH,
-        flux=combined.flux,
-        ivar=combined.ivar,
-        mask=combined.mask,
-        targetid=targetid[keep],
-        metadata=_metadata(hdus, fibers, targetid, name=name).iloc[keep].reset_index(drop=True),
-    )
-    return _without_broken(batch, combined.broken, numbers=keep, refused=refused, name=name)
+    file = DesiFile(hdus, name=name, most=MAX_ROWS)
+    return file.spectra(0, file.rows)
+
+
+class DesiFile:
+    """An open DESI file: its tables are read, the pixels of any of its rows when they are asked for."""
+
+    def __init__(self, hdus: fits.HDUList, *, name: str, most: int) -> None:
+        """Read and check all but the pixels. Raises SpectraError when the file is not as documented or lists more than ``most`` spectra."""
+        fibers = spectra_table(hdus, "FIBERMAP", most=most, name=name)
+        self.rows = fibers.rows
+        self.targetid = fibers.targetids()
+        """(rows,) of every row, usable or not."""
+        for arm in ARMS:
+            _check_wavelengths(hdus, arm, name=name)
+        self._name = name
+        self._reasons = _fiber_reasons(fibers, self.targetid)
+        self._images = {arm.name: _images(hdus, arm, rows=fibers.rows, name=name) for arm in ARMS}
+        self.metadata = meta.table(fibers.rows, {**fibermap.columns(hdus, fibers, self.targetid, name=name), "source_file": name})
+        """One row for every row of the file; what catalogues know may be put in before spectra are read."""
+
+    def spectra(self, start: int, stop: int) -> SpectrumBatch:
+        """Return the usable spectra of the rows from ``start`` to before ``stop``, and those of them that are refused."""
+        reasons, targetid = self._reasons[start:stop], self.targetid[start:stop]
+        refused = refusals.rows(reasons, targetid=targetid, numbers=range(start, stop), name=self._name)
+        keep = refusals.kept(reasons)
+        if not len(keep):
+            return empty(tuple(refused))
+        combined = combine({arm: _pixels(images, start, stop, keep, name=self._name) for arm, images in self._images.items()})
+        batch = SpectrumBatch(
+            wavelength=WAVELENGTH,
+            flux=combined.flux,
+            ivar=combined.ivar,
+            mask=combined.mask,
+            targetid=targetid[keep],
+            metadata=self.metadata.iloc[start + keep].reset_index(drop=True),
+        )
+        return _without_broken(batch, combined.broken, numbers=start + keep, refused=refused, name=self._name)
 
 
 def _fiber_reasons(fibers: Table, targetid: NDArray[np.int64]) -> refusals.Reasons:
@@ -55,10 +74,6 @@ def _fiber_reasons(fibers: Table, targetid: NDArray[np.int64]) -> refusals.Reaso
         bits=fibermap.target_bits(fibers),
         unique="COADD_FIBERSTATUS" in fibers,
     )
-
-
-def _metadata(hdus: fits.HDUList, fibers: Table, targetid: NDArray[np.int64], *, name: str) -> Any:
-    return meta.table(fibers.rows, {**fibermap.columns(hdus, fibers, targetid, name=name), "source_file": name})
 
 
 def _check_wavelengths(hdus: fits.HDUList, arm: Arm, *, name: str) -> None:
@@ -72,17 +87,20 @@ def _check_wavelengths(hdus: fits.HDUList, arm: Arm, *, name: str) -> None:
         )
 
 
-def _arm(hdus: fits.HDUList, arm: Arm, *, rows: int, keep: NDArray[np.intp], name: str) -> ArmSpectra:
-    """Return the kept rows of one arm."""
+def _images(hdus: fits.HDUList, arm: Arm, *, rows: int, name: str) -> dict[str, fitsfile.Rows]:
+    """Return the images of one arm, nothing of them read."""
+    kinds = ["FLUX", "IVAR", *(["MASK"] if f"{arm.name}_MASK" in hdus else [])]
+    return {kind: fitsfile.Rows(hdus, f"{arm.name}_{kind}", shape=(rows, arm.size), name=name) for kind in kinds}
 
-    def stored(kind: str) -> NDArray[Any]:
-        whole = fitsfile.image(hdus, f"{arm.name}_{kind}", shape=(rows, arm.size), name=name)
-        return whole if len(keep) == rows else whole[keep]
 
-    mask = stored("MASK") if f"{arm.name}_MASK" in hdus else None
+def _pixels(images: dict[str, fitsfile.Rows], start: int, stop: int, keep: NDArray[np.intp], *, name: str) -> ArmSpectra:
+    """Return the rows of one arm that are kept."""
+    stored = {kind: image[start:stop] for kind, image in images.items()}
+    mask = stored.get("MASK")
     if mask is not None and mask.dtype.kind not in "iu":
-        raise SpectraError(f"{name} must have integers in {arm.name}_MASK, found {mask.dtype}; write the file again")
-    return ArmSpectra(flux=stored("FLUX"), ivar=stored("IVAR"), mask=mask)
+        raise SpectraError(f"{name} must have integers in its masks, found {mask.dtype}; write the file again")
+    chosen = {kind: array if len(keep) == len(array) else array[keep] for kind, array in stored.items()}
+    return ArmSpectra(flux=chosen["FLUX"], ivar=chosen["IVAR"], mask=chosen.get("MASK"))
 
 
 def _without_broken(

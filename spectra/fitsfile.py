@@ -127,13 +127,27 @@ def image(hdus: fits.HDUList, extension: str, *, shape: tuple[int, ...], name: s
 
     Raises SpectraError when the HDU is missing, is no image, or has another shape.
     """
-    hdu = _found(hdus, extension, name=name)
-    found = tuple(hdu.shape) if isinstance(hdu, _IMAGES) else "a table"
-    if found != shape:
-        raise SpectraError(f"{name} must have an image {shape} in {extension}, found {found}; it is of another kind: leave it out")
-    if isinstance(hdu, fits.CompImageHDU):
-        _check_tiles(hdus, extension, name=name)
-    return np.asarray(hdu.data)
+    return Rows(hdus, extension, shape=shape, name=name)[:]
+
+
+class Rows:
+    """The rows of one image, read from the file when they are asked for and not kept."""
+
+    __slots__ = ("_section",)
+
+    def __init__(self, hdus: fits.HDUList, extension: str, *, shape: tuple[int, ...], name: str) -> None:
+        """Check the image in ``extension`` without reading it. Raises SpectraError when it is missing, is no image, or has another shape."""
+        hdu = _found(hdus, extension, name=name)
+        found = tuple(hdu.shape) if isinstance(hdu, _IMAGES) else "a table"
+        if found != shape:
+            raise SpectraError(f"{name} must have an image {shape} in {extension}, found {found}; it is of another kind: leave it out")
+        if isinstance(hdu, fits.CompImageHDU):
+            _check_tiles(hdus, extension, name=name)
+        self._section = hdu.section
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Return ``rows`` as stored (possibly big-endian)."""
+        return np.asarray(self._section[rows])
 
 
 def _check_tiles(hdus: fits.HDUList, extension: str, *, name: str) -> None:

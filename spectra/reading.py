@@ -1,8 +1,7 @@
 """From a path or URI to spectra: what kind of file it is, which files belong beside it, and what to do with a bad one."""
 
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
@@ -12,14 +11,17 @@ from numpy.typing import NDArray
 
 from spectra import catalogues, desi, fitsfile, sdss
 from spectra import metadata as meta
-from spectra.batch import RefusedFile, SpectrumBatch, concatenate
+from spectra.batch import RefusedFile, SpectrumBatch, concatenate, empty
 from spectra.errors import SpectraError
+from spectra.tables import MAX_ROWS
 
 _REDSHIFT_PREFIXES: Final = ("redrock-", "zbest-")
 _TRUTH_PREFIXES: Final = ("truth-",)
 _DESI_PREFIXES: Final = ("coadd-", "spectra-")
 _FOLDER_PREFIXES: Final = (*_DESI_PREFIXES, "spec-")
 _SUFFIXES: Final = (".fits", ".fits.gz")
+_MAX_ROWS_IN_PIECES: Final = 1_000_000
+"""Spectra of a file that is read piece by piece: only its tables are in memory as a whole, some hundred bytes a row."""
 
 Join = Callable[..., dict[str, Any]]
 
@@ -57,6 +59,28 @@ def read(path_or_uri: str | Path, *, store: Store | None = None) -> SpectrumBatc
             if store.exists(sibling):
                 store.local_copy(sibling, Path(folder))
         return _read_local(local, name=text)
+
+
+def pieces(
+    path: str | Path, *, size: int, first: int = 0, stop: int | None = None, name: str | None = None
+) -> Iterator[tuple[SpectrumBatch, int]]:
+    """Yield the spectra of a local file (called ``name`` in what they say of their origin), at most ``size`` of its rows at a time.
+
+    Only the rows from ``first`` to before ``stop`` (None: the end) are read, each piece when it is asked for, so that memory is bounded
+    whatever the file holds; with each comes the number of the file's rows. A file that is no DESI file is one piece.
+    Raises SpectraError when the file cannot be used.
+    """
+    called = name or str(path)
+    with fitsfile.opened(Path(path), name=called) as hdus:
+        if not desi.matches(hdus):
+            yield _read_other(hdus, name=called), 1
+            return
+        file = _desi(hdus, Path(path), most=_MAX_ROWS_IN_PIECES, name=called)
+        end = file.rows if stop is None else min(stop, file.rows)
+        for start in range(first, end, size):
+            yield file.spectra(start, min(start + size, end)), file.rows
+        if first >= end:
+            yield empty(), file.rows
 
 
 def read_many(paths: Iterable[str | Path] | str | Path, *, store: Store | None = None) -> tuple[SpectrumBatch, list[RefusedFile]]:
@@ -122,11 +146,16 @@ def _read_local(path: Path, *, name: str) -> SpectrumBatch:
     with fitsfile.opened(path, name=name) as hdus:
         if not desi.matches(hdus):
             return _read_other(hdus, name=name)
-        batch = desi.read(hdus, name=name)
-    metadata = batch.metadata
+        file = _desi(hdus, path, most=MAX_ROWS, name=name)
+        return file.spectra(0, file.rows)
+
+
+def _desi(hdus: fits.HDUList, path: Path, *, most: int, name: str) -> desi.DesiFile:
+    """Return the open DESI file with what the catalogues beside it know."""
+    file = desi.DesiFile(hdus, name=name, most=most)
     for prefixes, join in ((_REDSHIFT_PREFIXES, catalogues.redshifts), (_TRUTH_PREFIXES, catalogues.truth)):
-        metadata = meta.filled(metadata, _joined(path, prefixes, join, batch.targetid, name=name))
-    return replace(batch, metadata=metadata)
+        file.metadata = meta.filled(file.metadata, _joined(path, prefixes, join, file.targetid, name=name))
+    return file
 
 
 def _joined(path: Path, prefixes: tuple[str, ...], join: Join, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:

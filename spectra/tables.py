@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from spectra.errors import SpectraError
 
 MAX_ROWS: Final = 20_000
-"""Spectra of one file: 20,000 take 1.9 GB once read. A DESI coadd has about 500, the fullest spectra file some thousands."""
+"""Spectra of one file that is read as a whole: 20,000 take 1.9 GB. A DESI coadd has about 500, the fullest spectra file some thousands."""
 
 _MAX_TABLE_BYTES: Final = 2 << 30
 """Bytes of one table; EXP_FIBERMAP of the fullest files has some tens of MB."""
@@ -80,9 +80,9 @@ class Table:
         return values if values is not None and values.ndim == 1 and values.dtype.kind in "iufb" else None
 
 
-def spectra_table(hdus: fits.HDUList, extension: str, *, name: str) -> Table:
-    """Return the table that lists one spectrum a row. Raises SpectraError when it lists more than :data:`MAX_ROWS`."""
+def spectra_table(hdus: fits.HDUList, extension: str, *, most: int, name: str) -> Table:
+    """Return the table that lists one spectrum a row. Raises SpectraError when it lists more than ``most``."""
     table = Table(hdus[extension], name=name)
-    if table.rows > MAX_ROWS:
-        raise SpectraError(f"{name} must have at most {MAX_ROWS} spectra, found {table.rows}; split it")
+    if table.rows > most:
+        raise SpectraError(f"{name} must have at most {most} spectra, found {table.rows}; split it")
     return table
