@@ -6,27 +6,39 @@ state is swapped in whole. An access file that turns bad keeps the last good one
 """
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from serving import access_document, access_keys, access_rules
 from serving import peer as peers
+from serving.access_document import IssuerPart
 from serving.access_rules import KnownKey, Rules
 from serving.errors import AccessFileError, Refused
-from serving.grants import ANYBODY, Action, Caller, Decision, Role, decide
+from serving.following import Follower, signature
+from serving.grants import ANYBODY, Action, Caller, Decision, Grant, Role, decide
+from serving.jwks import Jwks
+from serving.oidc import KeysAway, TokenRefused, Tokens, Trusted
 from serving.peer import NOBODY, Peer
 from serving.rates import Rates
 
-__all__ = ["ANYBODY", "Access", "Action", "Caller", "Peer", "Refused", "Role", "unknown_model"]
+__all__ = ["ANYBODY", "Access", "Action", "Caller", "Peer", "Refused", "Role", "own_reader", "unknown_model"]
 
 _LOG = logging.getLogger(__name__)
 _REALM = 'Bearer realm="firstlight"'
 _LOOK_SECONDS = 1.0
 _COMPLAIN_SECONDS = 60.0
 _FAILURE_BURST_SECONDS = 60.0
+
+
+def own_reader(model: str, text: str, *, name: str = "canary-replay") -> dict[str, KnownKey]:
+    """Return the key of our own release flow, as ``Access(own=)`` takes it: it may use ``model``, and nothing else.
+
+    The supervisor makes ``text`` anew at every start and leaves it where only its own user reads it. Raises ValueError when it is no key.
+    """
+    grant = Grant(roles=frozenset({Role.READER}), models=(model,))
+    return access_rules.own_key(text, Caller(name=name, grants=(grant,), proof="own key"))
 
 
 def unknown_model(model: str) -> Refused:
@@ -46,12 +58,12 @@ class Access:
         self.problem = ""
         """Why the file as it is now cannot be used; empty when it is in force."""
         self._own = dict(own or {})
-        self._seen = _signature(path)
-        self._rules = access_rules.build(access_document.read(path), own=self._own)
+        self._seen = signature(path)
+        self._issuers: dict[tuple[str, Path | None], Jwks] = {}
+        self._rules, self._tokens = self._built()
         self._paces, self._failures = Rates(), Rates()
         self._complained = 0.0
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._follower: Follower | None = None
 
     def admit(self, headers: Mapping[str, str], *, action: Action, model: str | None, now: float, peer: Peer | None = None) -> Caller:
         """Return who asks, when they may do ``action`` to ``model`` now (unix seconds).
@@ -89,12 +101,12 @@ class Access:
 
     def refresh(self) -> bool:
         """Read the file again when it has changed; return whether a new one is in force. The thread calls it; it never raises."""
-        seen = _signature(self.path)
+        seen = signature(self.path)
         if seen == self._seen:
             self._complain()
             return False
         try:
-            self._rules = access_rules.build(access_document.read(self.path), own=self._own)
+            self._rules, self._tokens = self._built()
         except AccessFileError as error:
             self.problem, self._complained = str(error), 0.0
             self._seen = seen
@@ -105,16 +117,18 @@ class Access:
         return True
 
     def start(self) -> Self:
-        """Follow changes of the file from now on."""
-        self._thread = threading.Thread(target=self._follow, name="access-file", daemon=True)
-        self._thread.start()
+        """Follow changes of the file, and of issuers' keys, from now on."""
+        for keys in self._issuers.values():
+            keys.start()
+        self._follower = Follower(self.refresh, name="access-file", seconds=_LOOK_SECONDS)
         return self
 
     def close(self) -> None:
         """Stop following."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(5)
+        for keys in self._issuers.values():
+            keys.close()
+        if self._follower is not None:
+            self._follower.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -131,7 +145,33 @@ class Access:
             raise self._failed(
                 "a credential must be given as 'Authorization: Bearer <key or token>'", kind="none", address=address, now=now
             )
-        return self._by_key(rules, credential.strip(), address=address, now=now)
+        credential = credential.strip()
+        if credential.startswith(access_keys.PREFIX):
+            return self._by_key(rules, credential, address=address, now=now)
+        return self._by_token(credential, address=address, now=now)
+
+    def _built(self) -> tuple[Rules, Tokens]:
+        """Return the rules of the file as it is now; the keys of issuers that stay are kept, whether or not the issuer answers."""
+        rules = access_rules.build(access_document.read(self.path), own=self._own)
+        before = self._issuers
+        self._issuers = {}
+        for part in rules.document.issuers:
+            place = self._place(part)
+            self._issuers[place] = self._issuers.get(place) or before.get(place) or self._follow_keys(*place)
+        for place in before.keys() - self._issuers.keys():
+            before[place].close()
+        trusted = [Trusted(part=part, keys=self._issuers[self._place(part)], base=rules.document.limits) for part in rules.document.issuers]
+        return rules, Tokens(trusted)
+
+    def _place(self, part: IssuerPart) -> tuple[str, Path | None]:
+        """Where an issuer's keys are; a relative path starts at the access file's folder."""
+        here = self.path.absolute().parent
+        where = part.jwks if part.jwks.startswith(("http://", "https://")) else str(here / part.jwks)
+        return where, part.jwks_ca and here / part.jwks_ca
+
+    def _follow_keys(self, where: str, ca: Path | None) -> Jwks:
+        keys = Jwks(where, ca=ca)
+        return keys.start() if self._follower is not None else keys
 
     def _by_key(self, rules: Rules, text: str, *, address: str, now: float) -> Caller:
         known = rules.keys.get(access_keys.id_of(text) or "")
@@ -141,6 +181,21 @@ class Access:
         if refusal is not None:
             raise self._failed(refusal, kind="key", address=address, now=now, wrong=True, who=known.caller.name)
         return known.caller
+
+    def _by_token(self, token: str, *, address: str, now: float) -> Caller:
+        tokens = self._tokens
+        try:
+            known = tokens.known(token, now)
+            if known is not None:
+                return known
+            # A signature costs a hundred microseconds: whoever has sent many wrong ones waits before the next is looked at.
+            if (waits := self._failures.wait(("token", address), now, burst=_FAILURE_BURST_SECONDS)) > 0:
+                raise _too_fast("too many wrong credentials came from this address", waits, reason="failures")
+            return tokens.check(token, now)
+        except TokenRefused as error:
+            raise self._failed(str(error), kind="token", address=address, now=now, wrong=True) from None
+        except KeysAway as error:
+            raise Refused(str(error), status=503, headers={"retry-after": "5"}, reason="issuer") from None
 
     def _by_certificate(self, rules: Rules, peer: Peer, *, address: str, now: float) -> Caller:
         found = {caller.name: caller for said in peer.certificate if (caller := rules.certificates.get(said)) is not None}
@@ -185,22 +240,10 @@ class Access:
         if shared is not None and (waits := paces.take(("model", model), 1, rate=shared, now=now)) > 0:
             raise _too_fast(f"this model takes at most {shared:g} requests a second of everybody together", waits, who=name)
 
-    def _follow(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
-            _unharmed(self.refresh)
-
     def _complain(self) -> None:
         if self.problem and time.monotonic() - self._complained >= _COMPLAIN_SECONDS:
             self._complained = time.monotonic()
             _LOG.error("the access file cannot be used; the last good one stays in force", extra={"why": self.problem})
-
-
-def _unharmed(work: Callable[[], object]) -> None:
-    """A bug in reading one file must not end the thread that would read the next."""
-    try:
-        work()
-    except Exception:
-        _LOG.exception("the access file could not be followed")
 
 
 def _too_fast(why: str, waits: float, *, reason: str = "rate", who: str = "") -> Refused:
@@ -211,12 +254,3 @@ def _too_fast(why: str, waits: float, *, reason: str = "rate", who: str = "") ->
 def _announced(headers: Mapping[str, str]) -> int:
     given = headers.get("content-length", "")
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
-
-
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when the file does, a link's target included (Kubernetes swaps those)."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
