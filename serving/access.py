@@ -59,11 +59,11 @@ class Access:
         """Why the file as it is now cannot be used; empty when it is in force."""
         self._own = dict(own or {})
         self._seen = signature(path)
+        self._follower: Follower | None = None
         self._issuers: dict[tuple[str, Path | None], Jwks] = {}
         self._rules, self._tokens = self._built()
         self._paces, self._failures = Rates(), Rates()
         self._complained = 0.0
-        self._follower: Follower | None = None
 
     def admit(self, headers: Mapping[str, str], *, action: Action, model: str | None, now: float, peer: Peer | None = None) -> Caller:
         """Return who asks, when they may do ``action`` to ``model`` now (unix seconds).

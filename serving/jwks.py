@@ -134,11 +134,12 @@ class Jwks:
         self._asked.set()
 
     def _follow(self) -> None:
-        while not self._stopped:
-            read = _unharmed(self)
-            pause = _FILE_SECONDS if not self._remote else REFRESH_SECONDS if read else _AWAY_SECONDS
-            self._asked.wait(pause)
+        while True:
             self._asked.clear()
+            if self._stopped:
+                return
+            read = _unharmed(self)
+            self._asked.wait(_FILE_SECONDS if not self._remote else REFRESH_SECONDS if read else _AWAY_SECONDS)
 
     def _fetch(self) -> bytes:
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(self._ca)) if self._ca else True
