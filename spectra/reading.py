@@ -49,16 +49,24 @@ def read(path_or_uri: str | Path, *, store: Store | None = None) -> SpectrumBatc
     text = str(path_or_uri)
     if not is_uri(text):
         return _read_local(Path(path_or_uri), name=text)
-    if store is None or not text.startswith("s3://"):
-        raise SpectraError(
-            f"{text} must be a local path, or an s3:// URI read with an object store; give it the store or fetch the file first"
-        )
     with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
-        local = store.local_copy(text, Path(folder))
-        for sibling in siblings(text):
-            if store.exists(sibling):
-                store.local_copy(sibling, Path(folder))
-        return _read_local(local, name=text)
+        return _read_local(fetched(text, Path(folder), store=store), name=text)
+
+
+def fetched(uri: str, folder: Path, *, store: Store | None) -> Path:
+    """Copy a remote file and the files that belong beside it into ``folder``, and return the copy's path.
+
+    Raises SpectraError when it cannot be had, TransientError when the store does not answer.
+    """
+    if store is None or not uri.startswith("s3://"):
+        raise SpectraError(
+            f"{uri} must be a local path, or an s3:// URI read with an object store; give it the store or fetch the file first"
+        )
+    local = store.local_copy(uri, folder)
+    for sibling in siblings(uri):
+        if store.exists(sibling):
+            store.local_copy(sibling, folder)
+    return local
 
 
 def pieces(

@@ -27,16 +27,17 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
     door = object_store(settings)
     files = [file for source in sources for file in spectra.find(source, store=door)]
     papers = handoff.load(folder)
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeElapsedColumn(), TimeRemainingColumn())
+    counts = (MofNCompleteColumn(), TextColumn("files, {task.fields[rows]} spectra"))
+    columns = (TextColumn("scoring"), BarColumn(), *counts, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        shown = bar.add_task("scoring", total=len(files))
+        shown = bar.add_task("scoring", total=len(files), rows=0)
         done = score_files(
             papers,
             files,
             out,
             version=champion.version,
             store=door,
-            progress=lambda now, total: bar.update(shown, completed=now, total=total),
+            progress=lambda now, total, rows: bar.update(shown, completed=now, total=total, rows=rows),
         )
     reused = f" ({done.reused} from an earlier run)" if done.reused else ""
     Console(soft_wrap=True, highlight=False).print(
