@@ -7,7 +7,7 @@ state is swapped in whole. An access file that turns bad keeps the last good one
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -32,12 +32,12 @@ _COMPLAIN_SECONDS = 60.0
 _FAILURE_BURST_SECONDS = 60.0
 
 
-def own_reader(model: str, text: str, *, name: str = "canary-replay") -> dict[str, KnownKey]:
-    """Return the key of our own release flow, as ``Access(own=)`` takes it: it may use ``model``, and nothing else.
+def own_reader(models: Iterable[str], text: str, *, name: str = "canary-replay") -> dict[str, KnownKey]:
+    """Return the key of our own release flow, as ``Access(own=)`` takes it: it may use ``models``, and do nothing else.
 
     The supervisor makes ``text`` anew at every start and leaves it where only its own user reads it. Raises ValueError when it is no key.
     """
-    grant = Grant(roles=frozenset({Role.READER}), models=(model,))
+    grant = Grant(roles=frozenset({Role.READER}), models=tuple(models))
     return access_rules.own_key(text, Caller(name=name, grants=(grant,), proof="own key"))
 
 
@@ -73,7 +73,7 @@ class Access:
         their limit, 429 with Retry-After beyond their rate.
         """
         rules, peer = self._rules, peer or NOBODY
-        address = peers.neighbourhood(peers.address(peer, headers, rules.proxies))
+        address = peers.neighbourhood(self.address(headers, peer))
         caller = self._recognise(rules, headers, peer=peer, address=address, now=now)
         self._pace(rules, caller, headers, model=model if action is Action.INFER else None, now=now)
         decision = decide(caller.grants, action, model)
@@ -90,6 +90,10 @@ class Access:
             hidden.who = caller.name
             raise hidden
         return caller
+
+    def address(self, headers: Mapping[str, str], peer: Peer) -> str:
+        """Return the address of whoever asks: the peer's, or the one that a believed proxy names."""
+        return peers.address(peer, headers, self._rules.proxies)
 
     def charge(self, caller: Caller, *, now: float, rows: int = 0, body_bytes: int = 0) -> None:
         """Charge what could not be known on admission: the rows of a request, the bytes of a body that announced no length."""
@@ -148,7 +152,7 @@ class Access:
         credential = credential.strip()
         if credential.startswith(access_keys.PREFIX):
             return self._by_key(rules, credential, address=address, now=now)
-        return self._by_token(credential, address=address, now=now)
+        return self._by_token(rules, credential, address=address, now=now)
 
     def _built(self) -> tuple[Rules, Tokens]:
         """Return the rules of the file as it is now; the keys of issuers that stay are kept, whether or not the issuer answers."""
@@ -182,14 +186,14 @@ class Access:
             raise self._failed(refusal, kind="key", address=address, now=now, wrong=True, who=known.caller.name)
         return known.caller
 
-    def _by_token(self, token: str, *, address: str, now: float) -> Caller:
+    def _by_token(self, rules: Rules, token: str, *, address: str, now: float) -> Caller:
         tokens = self._tokens
         try:
             known = tokens.known(token, now)
             if known is not None:
                 return known
             # A signature costs a hundred microseconds: whoever has sent many wrong ones waits before the next is looked at.
-            if (waits := self._failures.wait(("token", address), now, burst=_FAILURE_BURST_SECONDS)) > 0:
+            if (waits := self._failures.wait(("token", address), now, burst=_FAILURE_BURST_SECONDS - 1 / rules.failures_per_second)) > 0:
                 raise _too_fast("too many wrong credentials came from this address", waits, reason="failures")
             return tokens.check(token, now)
         except TokenRefused as error:

@@ -201,7 +201,7 @@ class AccessDocument(_Part):
     limits: LimitsPart = LimitsPart()
     """Of every client and caller, where they say nothing else."""
     models: tuple[ModelLimitsPart, ...] = ()
-    failures_per_minute: float = Field(default=30, gt=0, allow_inf_nan=False)
+    failures_per_minute: float = Field(default=30, ge=1, allow_inf_nan=False)
     """Wrong credentials that one address may try before it has to wait."""
     proxies: tuple[str, ...] = ()
     """Networks of reverse proxies whose X-Forwarded-For is believed."""

@@ -42,12 +42,16 @@ def identities(der: bytes) -> frozenset[str]:
     """Return what the certificate ``der`` says of its holder: DNS names, URIs and mail addresses (subject alternative names), subject, sha256."""
     from cryptography import x509
 
-    certificate = x509.load_der_x509_certificate(der)
-    said = {f"sha256:{hashlib.sha256(der).hexdigest()}", f"subject:{certificate.subject.rfc4514_string()}"}
+    fingerprint = f"sha256:{hashlib.sha256(der).hexdigest()}"
     try:
+        certificate = x509.load_der_x509_certificate(der)
+        said = {fingerprint, f"subject:{certificate.subject.rfc4514_string()}"}
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return frozenset(said)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        # OpenSSL vouches for it, yet it cannot be read whole: then it is known by its bytes alone.
+        return frozenset({fingerprint})
     said |= {f"dns:{name.lower()}" for name in names.get_values_for_type(x509.DNSName)}
     said |= {f"uri:{name}" for name in names.get_values_for_type(x509.UniformResourceIdentifier)}
     said |= {f"email:{name}" for name in names.get_values_for_type(x509.RFC822Name)}

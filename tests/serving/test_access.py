@@ -217,13 +217,13 @@ def test_a_certificate_is_a_client_and_a_wrong_key_beside_it_is_not_forgiven(hou
 
 def test_our_own_reader_may_use_its_model_and_nothing_else(house):
     made = access_keys.make()
-    access = Access(house.write(), own=own_reader("desi-vae", made.text))
+    access = Access(house.write(), own=own_reader(["desi-vae"], made.text))
     headers = {"authorization": f"Bearer {made.text}"}
     assert access.admit(headers, action=Action.INFER, model="desi-vae", now=NOW, peer=HERE).name == "canary-replay"
     assert ask(access, headers, model="sdss-vae") == 404
     assert [ask(access, headers, action=action) for action in (Action.METRICS, Action.ROUTES_READ, Action.ROUTES_WRITE)] == [403] * 3
     with pytest.raises(ValueError, match="fl_<id>_<secret>"):
-        own_reader("desi-vae", "not a key")
+        own_reader(["desi-vae"], "not a key")
 
 
 # The file
