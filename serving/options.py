@@ -35,6 +35,23 @@ class ModelOptions(_Part):
     """Share of requests that are logged."""
     flush_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """Rows of at most this many seconds are lost on kill -9."""
+    inference_log_spool: Path | None = None
+    """Folder on this machine where parts wait for an s3:// log; needed for one. Whoever runs next ships what a killed process left."""
+    inference_log_spool_mb: int = Field(default=512, ge=1)
+    """Megabytes of parts of one model that may wait while the object store is away; rows beyond it are dropped and counted."""
+
+
+class S3Options(_Part):
+    """Where the object store of an s3:// inference log is; the keys come from boto3's own variables and files (AWS_…), never from here."""
+
+    endpoint_url: str | None = None
+    """S3-compatible endpoint (MinIO); None means Amazon's."""
+    path_style: bool = True
+    """Address buckets by path, as MinIO wants, not by host name."""
+    ca_bundle: Path | None = None
+    """Certificates that vouch for the endpoint; None means the system's."""
+    region: str | None = None
+    """Region; None means us-east-1, which MinIO ignores."""
 
 
 class GatewayOptions(_Part):
@@ -50,6 +67,20 @@ class GatewayOptions(_Part):
     """PEM certificates; with them every caller must show a certificate that one of these signed (mTLS)."""
     body_mb: int = Field(default=64, ge=1)
     """Largest request body in megabytes."""
+    retry_mb: int = Field(default=16, ge=0)
+    """A request body is kept up to this size until it is answered, so that another replica or version can be asked; a larger one is tried once."""
+    memory_mb: int = Field(default=512, ge=8)
+    """Megabytes of bodies and answers that may be held at once; beyond it the answer is 503 with Retry-After."""
+    connections: int = Field(default=10_000, ge=1)
+    """Callers' connections at a time; for one more the longest idle one is closed."""
+    answer_seconds: float = Field(default=35.0, gt=0, allow_inf_nan=False)
+    """Longest that a model server may take: a little more than it gives a request itself."""
+    health_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Time between two health checks of a model server."""
+    sticky: str | None = Field(default=None, pattern=r"^(client|header:[a-z0-9-]{1,60})$")
+    """Keeps a caller on one side of a canary: ``client``, or the value of a header (``header:x-user-id``); None spreads every request."""
+    shadow_percent: int = Field(default=0, ge=0, le=100)
+    """Share of requests that are also sent to a canary which has no weight yet; its answers are counted and thrown away."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -65,6 +96,9 @@ class Options(_Part):
 
     model: ModelOptions = ModelOptions()
     gateway: GatewayOptions = GatewayOptions()
+    s3: S3Options = S3Options()
+    environment: str = "local"
+    """Name of the environment; stands in the inference log and in traces."""
     otlp_endpoint: str | None = None
     """Address of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318; None traces nothing."""
 
