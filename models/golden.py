@@ -15,7 +15,7 @@ from models.handoff_folder import HandOff, load
 from models.tensors import Array
 
 if TYPE_CHECKING:
-    from models.program import Program
+    from models.backends import Runner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class GoldenReport:
         return dict(finite(content))
 
 
-def replay(program: "Program", folder: Path | str | HandOff) -> GoldenReport:
+def replay(program: "Runner", folder: Path | str | HandOff) -> GoldenReport:
     """Run the golden inputs of ``folder`` through ``program`` and compare with the recorded outputs.
 
     Raises HandOffError when the folder's golden file cannot be read; a model that fails to answer is the verdict fail.

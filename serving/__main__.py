@@ -6,26 +6,38 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from firstlight.errors import FirstlightError
 from serving import process
+
+if TYPE_CHECKING:
+    from serving.process_staff import Nursery
 
 FAILED = 1
 """Exit code after a sentence on standard error."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the process that ``arguments`` name until SIGTERM; return its exit code."""
+def main(arguments: Sequence[str] | None = None, *, nursery: "Nursery | None" = None) -> int:
+    """Run the process that ``arguments`` name until SIGTERM; return its exit code. ``nursery`` is one that was warmed for a model server."""
     options = _parser().parse_args(arguments)
+    if options.role == "nursery":
+        return _nursery(options)
     if options.log is not None:
         process.log_to(options.log)
     process.log_as_json(process=options.role)
     process.end_with_parent(options.parent)
-    run = {"model": _model, "standby": _standby, "gateway": _gateway, "supervise": _supervise}[options.role]
+    roles: dict[str, Callable[[argparse.Namespace], None]] = {
+        "model": partial(_model, nursery=nursery),
+        "standby": _standby,
+        "gateway": _gateway,
+        "supervise": _supervise,
+    }
     try:
-        run(options)
+        roles[options.role](options)
     except FirstlightError as error:
         process.announce("failed", reason=str(error))
         sys.stderr.write(f"{error}\n")
@@ -33,42 +45,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _model(options: argparse.Namespace) -> None:
-    from serving import engine
+def _model(options: argparse.Namespace, nursery: "Nursery | None" = None) -> None:
     from serving import options as documents
+    from serving import tracing
+    from serving.arena import Arena
+    from serving.engine import Engine
     from serving.model_server import Identity, ModelServer
+    from serving.nursery import Order
+    from serving.process_staff import Processes, cores
     from serving.recorder import Recorder
+    from serving.wire import Connection
 
-    how = documents.parse(options.options).model
+    every = documents.parse(options.options)
+    how = every.model
     listener = process.bind(host=options.host, port=options.port)
     process.announce("bound", role="model", port=process.port_of(listener))
     identity = Identity(model=options.name, version=options.version)
-    recorder = None
-    if how.inference_log is not None:
-        recorder = Recorder(Path(how.inference_log), model=options.name, version=options.version, flush_seconds=how.flush_seconds)
-
-    def load() -> engine.Loaded:
-        return engine.verify(
-            options.folder,
-            name=options.name,
-            model_digest=options.model_digest,
-            handoff_digest=options.handoff_digest,
-        )
-
-    queued = engine.Engine(load, queue_jobs=how.queue_requests, queue_bytes=how.queue_mb << 20)
-    server = ModelServer(identity, engine=queued, recorder=recorder, body_bytes=how.body_mb << 20)
-    process.serve(server.app(), listeners=[listener])
+    recorder = Recorder.by_options(how, s3=every.s3, model=options.name, version=options.version, environment=every.environment)
+    tracing.configure(every.otlp_endpoint, service="model-server", model=options.name, version=options.version)
+    order = Order(
+        folder=str(options.folder),
+        name=options.name,
+        model_digest=options.model_digest,
+        handoff_digest=options.handoff_digest,
+        backend=options.backend,
+        backend_digest=options.backend_digest,
+        compiled=None if how.compiled is None else str(how.compiled),
+    )
+    # Addresses for a thousand bodies of the largest size; pages are there only for what really came.
+    arena = Arena(span=max(how.body_mb << 30, 4 * how.queue_mb << 20), hot_bytes=how.queue_mb << 20)
+    staff = Processes(order, workers=how.workers or (1 if order.on_gpu else cores()), arena=arena, nursery=nursery)
+    engine = Engine(staff, queue_requests=how.queue_requests, queue_bytes=how.queue_mb << 20, wait_seconds=how.max_wait_seconds)
+    server = ModelServer(identity, engine=engine, recorder=recorder, body_bytes=how.body_mb << 20, cache_bytes=how.cache_mb << 20)
+    try:
+        process.serve(server.app(), listeners=[listener], http=Connection)
+    finally:
+        staff.stop()
+        tracing.shutdown()
 
 
 def _standby(options: argparse.Namespace) -> None:
-    """Do the slow part of starting a model server, then become the one that a line on standard input names."""
-    from serving import engine
+    """Do the slow part of starting a model server, in two processes at once, then become the one that a line on standard input names."""
+    import uvicorn  # noqa: F401
 
-    engine.warm()
+    import serving.inference
+    import serving.model_server
+    import serving.recorder  # noqa: F401
+    from serving.process_staff import Nursery
+
+    nursery = Nursery()
     process.announce("warm", role="standby")
     line = sys.stdin.readline()
     if line:
-        raise SystemExit(main(json.loads(line)))
+        raise SystemExit(main(json.loads(line), nursery=nursery))
+
+
+def _nursery(options: argparse.Namespace) -> int:
+    from serving import nursery
+
+    process.log_as_json(process="nursery")
+    nursery.run(options.descriptor)
+    return 0
 
 
 def _gateway(options: argparse.Namespace) -> None:
@@ -123,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--log", type=Path, help="file to log to instead of standard error")
         role.add_argument("--parent", type=int, help="end when this process is gone")
         role.add_argument("--options", default="{}", help="how the processes behave (serving/options.py), as JSON")
+    nursery = roles.add_parser("nursery", help="open one model and fork workers for it; a model server starts it")
+    nursery.add_argument("--descriptor", type=int, required=True, help="the inherited socket to the model server")
     return parser
 
 

@@ -1,88 +1,118 @@
-"""One thread that owns the model: it loads it, vouches for it, and answers one job after the other.
+"""Who computes what, and when: a bounded queue in front of workers, in the event loop, which itself never computes.
 
-The event loop never waits for a number to be computed. The queue is bounded in jobs and in bytes, because a queue that
-grows answers everybody too late. One worker with one torch thread: two OpenMP threads beside another process fell from 250 to
-10 spectra per second (design/serving.md). Jobs lie in the queue as arrays, so that a later batcher can take several at once.
+Batches form without a timer: an idle worker gets what waits at once, so a lone request waits for nobody, and requests that come while all
+workers compute go together in the next batch. A worker takes only its share of what waits, so that its colleagues find something too.
+A request of many rows is cut over idle workers, and takes turns with others when there are none.
+Every request has a deadline; rows that were not begun by then are never computed. What a lost worker had is tried once more, alone.
 """
 
 import asyncio
 import logging
-import queue
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from firstlight.errors import FirstlightError
-from serving import signature as signatures
-from serving.errors import ModelRefusedError, NotReadyError, OverloadedError
-from serving.signature import Signature
+from serving.arena import Arena, Budget, Held
+from serving.errors import DeadlineError, ModelFailedError, NotReadyError, OverloadedError
+from serving.job import Job, Part
+from serving.staff import Loaded, Result, Staff, Worker
 from serving.tensors import Array
+from serving.tracing import NOTHING, Span
 
-if TYPE_CHECKING:
-    from models.document import InputSpec, OutputSpec
-    from models.program import Program
+__all__ = ["Engine", "Loaded", "Observer", "State"]
 
 _LOG = logging.getLogger(__name__)
+_LEAST_ROWS = 4
+"""A request is not cut into less: the hop to a worker costs as much as a row."""
+_MOST_ROWS = 64
+"""No part is larger: longer batches gain nothing on a processor, and everybody behind them waits."""
+_TRIES = 2
+_ALONE_SECONDS = 5.0
 
 
 class State(StrEnum):
     """Where a version is on its way to answering."""
 
     LOADING = "loading"
-    """Being verified, loaded and replayed."""
+    """Being verified, loaded and replayed; or every worker is lost and none is back yet."""
     READY = "ready"
-    """The golden vectors came out again."""
+    """The golden vectors came out again, and somebody is there who computes."""
     REFUSED = "refused"
     """Cannot be vouched for; stays so until the process ends."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loaded:
-    """A model that was verified and replayed."""
+class Observer(Protocol):
+    """Who counts."""
 
-    name: str
-    model_digest: str
-    signature: Signature
-    run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    def batch(self, *, rows: int, seconds: float) -> None:
+        """Count one forward pass."""
+        ...
 
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    inputs: Mapping[str, Array]
-    size: int
-    loop: asyncio.AbstractEventLoop
-    answer: "asyncio.Future[Mapping[str, Array]]"
+    def restarted(self) -> None:
+        """Count a worker that was lost."""
+        ...
 
 
 class Engine:
-    """Answers with the model that ``load`` returns, from the moment it returned."""
+    """Answers with the workers of ``staff``."""
 
-    def __init__(self, load: Callable[[], Loaded], *, queue_jobs: int = 64, queue_bytes: int = 256 << 20) -> None:
-        """``load`` runs in the worker thread; when it raises, the engine is refused for good."""
-        self.state, self.reason = State.LOADING, "the model is being verified and loaded"
+    def __init__(
+        self, staff: Staff, *, queue_requests: int = 256, queue_bytes: int = 256 << 20, batch_rows: int = 32, wait_seconds: float = 30.0
+    ) -> None:
+        """``batch_rows`` is the most that requests are put together to; ``wait_seconds`` the deadline of those that name none."""
+        self.reason = "the model is being verified and loaded"
         self.loaded: Loaded | None = None
-        self._load, self._queue_bytes = load, queue_bytes
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(queue_jobs)
-        self._waiting_bytes = 0
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.workers: list[Worker] = []
+        self.budget = Budget(queue_bytes)
+        self.observer: Observer | None = None
+        self._staff, self._queue_requests, self._batch_rows, self.wait_seconds = staff, queue_requests, batch_rows, wait_seconds
+        self._refused = False
+        self._idle: list[Worker] = []
+        self._waiting: deque[Job] = deque()
+        self._again: deque[Part] = deque()
+        self._depth = self._rows_waiting = self._rows_running = 0
+        self._alone_since = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> None:
-        """Start loading."""
-        self._thread.start()
+    @property
+    def arena(self) -> Arena:
+        """The memory that bodies arrive in."""
+        return self._staff.arena
 
-    def stop(self, *, timeout: float = 5.0) -> None:
-        """Let the worker finish what waits and end."""
-        if self._thread.is_alive() and self.state is State.READY:
-            self._jobs.put(None)
-            self._thread.join(timeout)
+    @property
+    def state(self) -> State:
+        """Return where the version is now."""
+        if self._refused:
+            return State.REFUSED
+        if self.loaded is None or self._loop is None:
+            return State.LOADING
+        present = bool(self.workers) or (self._alone_since and self._loop.time() - self._alone_since < _ALONE_SECONDS)
+        return State.READY if present else State.LOADING
 
     @property
     def depth(self) -> int:
-        """Jobs that wait."""
-        return self._jobs.qsize()
+        """Requests that wait."""
+        return self._depth
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or is being computed."""
+        return self._depth > 0 or len(self._idle) < len(self.workers)
+
+    def start(self) -> None:
+        """Start loading; call it in the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._staff.start(self)
+
+    def stop(self) -> None:
+        """End the workers."""
+        self._staff.stop()
+
+    def hold(self) -> Held:
+        """Return the holder of one request's memory."""
+        return Held(self.arena, self.budget)
 
     def model(self) -> Loaded:
         """Return the model. Raises NotReadyError while there is none, with the reason."""
@@ -90,101 +120,217 @@ class Engine:
             raise NotReadyError(self.reason)
         return self.loaded
 
-    async def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the outputs for ``inputs`` that fit the signature. Raises OverloadedError when too much waits, ProtocolError on NaN input."""
-        loop = asyncio.get_running_loop()
-        job = _Job(inputs, sum(array.nbytes for array in inputs.values()), loop, loop.create_future())
+    async def infer(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        rows: int,
+        names: Sequence[str] | None = None,
+        deadline: float | None = None,
+        held: Held | None = None,
+        gone: Callable[[], bool] | None = None,
+        span: Span = NOTHING,
+    ) -> Mapping[str, Array]:
+        """Return the outputs ``names`` (None: all) for ``inputs`` that fit the signature: arrays of their own, [rows, ...] each.
+
+        ``deadline`` is on the event loop's clock. Raises OverloadedError when too much waits, DeadlineError when it was not computed in time,
+        ProtocolError on NaN input, ModelFailedError when the model failed or two workers were lost over it.
+        """
+        assert self._loop is not None
+        loaded = self.model()
+        outputs = [spec for spec in loaded.signature.outputs if names is None or spec.name in names]
+        until = self._loop.time() + self.wait_seconds if deadline is None else deadline
+        job = Job(inputs, outputs, rows, until, held, self._loop.create_future(), gone, span)
+        if span is not NOTHING:
+            job.came = time.time()
         self._enqueue(job)
-        return await job.answer
+        try:
+            return await job.answer
+        finally:
+            self._leave(job)
+            if job.timer is not None:
+                job.timer.cancel()
 
-    def _enqueue(self, job: _Job) -> None:
-        with self._lock:
-            if self._waiting_bytes and self._waiting_bytes + job.size > self._queue_bytes:
-                raise OverloadedError(f"at most {self._queue_bytes} bytes of inputs may wait, try again in a second")
+    def opened(self, loaded: Loaded) -> None:
+        """Hear what the model is."""
+        self.loaded = loaded
+
+    def refused(self, reason: str) -> None:
+        """Hear that the model cannot be vouched for."""
+        self._refused, self.reason = True, reason
+        _LOG.error("model is refused: %s", reason)
+        for job in list(self._waiting):
+            self._settle(job, NotReadyError(reason))
+
+    def joined(self, worker: Worker) -> None:
+        """Hear of a worker that can begin."""
+        self.workers.append(worker)
+        self._idle.append(worker)
+        self.reason = ""
+        if len(self.workers) == 1:
+            _LOG.info("model is ready", extra={"backend": worker.backend, "device": worker.device, "note": worker.note})
+        self._dispatch()
+
+    def finished(self, worker: Worker, parts: Sequence[Part], results: Sequence[Result], seconds: float) -> None:
+        """Hear what came out of a batch."""
+        if self.observer is not None:
+            self.observer.batch(rows=sum(part.rows for part in parts), seconds=seconds)
+        for part, result in zip(parts, results, strict=True):
+            self._returned(part)
+            job = part.job
+            if job.span is not NOTHING:
+                _trace(job, seconds=seconds, rows=part.rows)
+            if job.answer.done():
+                continue
+            if isinstance(result, Exception):
+                self._settle(job, result)
+                continue
+            job.take(part, result)
+            if job.open == 0 and job.rest == 0:
+                self._settle(job)
+        self._idle.append(worker)
+        self._dispatch()
+
+    def failed(self, worker: Worker, parts: Sequence[Part], why: str) -> None:
+        """Hear that the model failed on a batch: each part is tried alone, so that one bad request fails alone."""
+        _LOG.warning("the model failed: %s", why)
+        for part in parts:
+            self._returned(part)
+            if len(parts) == 1:
+                self._settle(part.job, ModelFailedError("the model failed on this request; the server's log has the reason"))
+            else:
+                self._again.append(part)
+        self._idle.append(worker)
+        self._dispatch()
+
+    def lost(self, worker: Worker, parts: Sequence[Part], why: str) -> None:
+        """Hear that a worker is gone: what it had is tried once more, alone."""
+        if worker in self.workers:
+            assert self._loop is not None
+            self.workers.remove(worker)
+            self._alone_since = 0.0 if self.workers else self._loop.time()
+            self.reason = "" if self.workers else f"every worker is lost and none is back yet: {why}"
+            if self.observer is not None:
+                self.observer.restarted()
+        if worker in self._idle:
+            self._idle.remove(worker)
+        for part in parts:
+            self._returned(part)
+            part.tries += 1
+            if part.tries < _TRIES:
+                self._again.append(part)
+            else:
+                self._settle(part.job, ModelFailedError("two workers were lost over this request; the server's log has the reason"))
+        self._dispatch()
+
+    def _enqueue(self, job: Job) -> None:
+        assert self._loop is not None
+        if self._depth >= self._queue_requests and not self._idle:
+            raise OverloadedError(f"at most {self._queue_requests} requests may wait, try again in a second")
+        if job.deadline <= self._loop.time():
+            raise DeadlineError("the deadline of the request must be in the future, it has passed")
+        if len(self._waiting) > 2 * self._depth + 64:  # those who gave up are skipped when their turn comes; not too many of them
+            self._waiting = deque(kept for kept in self._waiting if kept.waiting)
+        self._waiting.append(job)
+        job.waiting = True
+        self._depth += 1
+        self._rows_waiting += job.rows
+        job.timer = self._loop.call_at(job.deadline, self._expire, job)
+        self._dispatch()
+
+    def _expire(self, job: Job) -> None:
+        if not job.answer.done():
+            self._settle(
+                job, DeadlineError(f"the answer must be there by the request's deadline, {job.rest} of {job.rows} rows were not begun")
+            )
+
+    def _dispatch(self) -> None:
+        while self._idle and (parts := self._batch()):
+            for part in parts:
+                part.job.open += 1
+                self._rows_running += part.rows
+                if part.job.held is not None:
+                    part.job.held.keep()
+            worker = self._idle.pop()
             try:
-                self._jobs.put_nowait(job)
-            except queue.Full:
-                raise OverloadedError(f"at most {self._jobs.maxsize} requests may wait, try again in a second") from None
-            self._waiting_bytes += job.size
+                worker.give(parts)
+            except OverloadedError as error:
+                for part in parts:
+                    self._returned(part)
+                    self._settle(part.job, error)
+                self._idle.append(worker)
 
-    def _run(self) -> None:
-        try:
-            self.loaded = self._load()
-        except FirstlightError as error:
-            self.state, self.reason = State.REFUSED, str(error)
-        except Exception as error:
-            self.state, self.reason = State.REFUSED, f"the model could not be loaded: {type(error).__name__}: {error}"
-        else:
-            self.state, self.reason = State.READY, ""
-        _LOG.info("model is %s %s", self.state, self.reason)
-        while self.loaded is not None and (job := self._jobs.get()) is not None:
-            self._answer(job, run=self.loaded.run)
+    def _batch(self) -> list[Part]:
+        """Return what the next idle worker is to compute; [] when nothing waits."""
+        while self._again:
+            part = self._again.popleft()
+            if not part.job.answer.done():
+                return [part]
+        share = self._share()
+        parts: list[Part] = []
+        rows = 0
+        while (job := self._head()) is not None:
+            if parts and rows + job.rest > share:
+                break
+            part = job.cut(self._cut(job.rest))
+            self._rows_waiting -= part.rows
+            parts.append(part)
+            rows += part.rows
+            if job.rest == 0:
+                self._waiting.popleft()
+                self._leave(job)
+            else:  # the rest comes after those who wait behind it
+                self._waiting.rotate(-1)
+                break
+            if rows >= share:
+                break
+        return parts
 
-    def _answer(self, job: _Job, *, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> None:
-        with self._lock:
-            self._waiting_bytes -= job.size
-        if job.answer.cancelled():
-            return
-        try:
-            signatures.check_finite(job.inputs)
-            outputs = run(job.inputs)
-        except Exception as error:
-            _settle(job, error=error)
-            return
-        _settle(job, outputs=outputs)
+    def _share(self) -> int:
+        """A fair part of all rows that are here, so that the next worker to become idle finds as much as this one."""
+        here = self._rows_waiting + self._rows_running
+        return min(self._batch_rows, max(1, -(-here // max(1, len(self.workers)))))
 
+    def _cut(self, rest: int) -> int:
+        """How many of ``rest`` rows of one request the next worker gets."""
+        idle = len(self._idle) if self._depth == 1 else 1
+        return min(rest, _MOST_ROWS, max(_LEAST_ROWS, -(-rest // idle)))
 
-def warm() -> None:
-    """Import everything that :func:`verify` and the first request need: seconds of it, nearly all in torch's archive reader."""
-    import pandas  # noqa: F401
-    import uvicorn  # noqa: F401
+    def _head(self) -> Job | None:
+        """Return the first that still wants an answer."""
+        while self._waiting:
+            job = self._waiting[0]
+            if job.waiting and job.gone is not None and job.gone():
+                self._settle(job, DeadlineError("the caller left"))
+            if job.waiting and not job.answer.done():
+                return job
+            self._waiting.popleft()
+            self._leave(job)
+        return None
 
-    import serving.model_server
-    import serving.recorder  # noqa: F401
+    def _leave(self, job: Job) -> None:
+        if job.waiting:
+            job.waiting = False
+            self._depth -= 1
+            self._rows_waiting -= job.rest
 
+    def _returned(self, part: Part) -> None:
+        part.job.open -= 1
+        self._rows_running -= part.rows
+        if part.job.held is not None:
+            part.job.held.drop()
 
-def verify(folder: str, *, name: str, model_digest: str | None, handoff_digest: str | None, threads: int = 1) -> Loaded:
-    """Load the hand-off in ``folder`` and replay its golden vectors. Raises ModelRefusedError when anything does not fit.
-
-    The digests are those the registry knows: a folder that agrees with itself but not with them was exchanged.
-    """
-    from firstlight.verdict import Verdict
-    from models.golden import replay
-    from models.handoff import load
-    from models.program import Program
-
-    handoff = load(folder)
-    for what, wanted, found in (
-        ("model name", name, handoff.name),
-        ("model digest", model_digest, handoff.model_digest),
-        ("hand-off digest", handoff_digest, handoff.digest),
-    ):
-        if wanted is not None and wanted != found:
-            raise ModelRefusedError(f"the {what} of {folder} must be {wanted}, got {found}: restore the folder that was registered")
-    program = Program.load(handoff, threads=threads)
-    report = replay(program, handoff)
-    if report.verdict is not Verdict.PASS:
-        raise ModelRefusedError(f"the golden vectors of {folder} must come out again: {'; '.join(report.reasons) or report.verdict}")
-    return Loaded(name=handoff.name, model_digest=handoff.model_digest, signature=_signature(program), run=program)
-
-
-def _signature(program: "Program") -> Signature:
-    return Signature(inputs=tuple(map(_spec, program.inputs)), outputs=tuple(map(_spec, program.outputs)))
-
-
-def _spec(spec: "InputSpec | OutputSpec") -> signatures.TensorSpec:
-    return signatures.TensorSpec(name=spec.name, dtype=spec.dtype, shape=tuple(spec.shape))
-
-
-def _settle(job: _Job, *, outputs: Mapping[str, Array] | None = None, error: Exception | None = None) -> None:
-    def set_answer() -> None:
+    def _settle(self, job: Job, error: Exception | None = None) -> None:
         if job.answer.done():
             return
+        self._leave(job)
         if error is not None:
             job.answer.set_exception(error)
         else:
-            job.answer.set_result(outputs or {})
+            job.answer.set_result(job.found or {})
 
-    # A loop that is already closed has no caller left to tell.
-    if not job.loop.is_closed():
-        job.loop.call_soon_threadsafe(set_answer)
+
+def _trace(job: Job, *, seconds: float, rows: int) -> None:
+    now = time.time()
+    job.span.record("queue", began=job.came, ended=max(job.came, now - seconds))
+    job.span.record("compute", began=max(job.came, now - seconds), ended=now, rows=rows)

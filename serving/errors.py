@@ -9,6 +9,8 @@ RefusedError
 TransientError
 ├── OverloadedError         the queue is full; carries the seconds to wait before trying again
 ├── NotReadyError           the model is not loaded (yet)
+├── DeadlineError           the answer was not there when the caller's deadline passed
+├── ModelFailedError        the model failed on a request that is in order, or workers were lost over it
 └── UnreachableError        the other process did not answer
 """
 
@@ -63,3 +65,11 @@ class NotReadyError(TransientError):
 
 class UnreachableError(TransientError):
     """The process at that address gave no answer at all."""
+
+
+class DeadlineError(TransientError):
+    """The deadline of a request passed before its answer was there; rows that were not begun are never computed."""
+
+
+class ModelFailedError(TransientError):
+    """The model failed on a valid request; the log says why, the caller is not told of our insides."""

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving import protocol
-from serving.errors import NotReadyError, OverloadedError, ProtocolError
+from serving.errors import DeadlineError, NotReadyError, OverloadedError, ProtocolError
 
 REQUEST_ID = "x-request-id"
 """Header with the caller's id of a request; made here when it is missing, always in the answer."""
@@ -46,7 +46,17 @@ def too_large(limit: int) -> ProtocolError:
 def request_id(headers: Mapping[str, str]) -> str:
     """Return the caller's request id when it is printable and short, else a new one."""
     given = headers.get(REQUEST_ID, "")
-    return given if _TOKEN.fullmatch(given) else uuid.uuid4().hex
+    return given if is_token(given) else new_request_id()
+
+
+def new_request_id() -> str:
+    """Return an id that nobody had before."""
+    return uuid.uuid4().hex
+
+
+def is_token(text: str) -> bool:
+    """Whether ``text`` is printable, without blanks, and has 1 to 128 characters."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def client(headers: Mapping[str, str]) -> str:
@@ -68,6 +78,8 @@ async def on_error(request: Request, error: Exception) -> Response:
         return failure(str(error), status=503, headers={"retry-after": str(error.retry_after)})
     if isinstance(error, NotReadyError):
         return failure(str(error), status=503, headers={"retry-after": "1"})
+    if isinstance(error, DeadlineError):
+        return failure(str(error), status=504)
     if isinstance(error, HTTPException):
         return failure(error.detail, status=error.status_code, headers=error.headers)
     if isinstance(error, ClientDisconnect):
@@ -75,5 +87,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     return failure("the server failed on this request; its log has the reason", status=500)
 
 
-HANDLERS = dict.fromkeys((ProtocolError, OverloadedError, NotReadyError, HTTPException, ClientDisconnect, Exception), on_error)
+HANDLERS = dict.fromkeys(
+    (ProtocolError, OverloadedError, NotReadyError, DeadlineError, HTTPException, ClientDisconnect, Exception), on_error
+)
 """Exception handlers for a Starlette application."""

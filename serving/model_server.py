@@ -1,33 +1,38 @@
 """One model version behind the Open Inference Protocol V2. Live at once; ready only when the golden vectors came out again.
 
 Refusing is not crashing: a version that cannot be vouched for stays live and unready and says why, so that whoever looks finds the reason.
+Inference is plain ASGI (:mod:`serving.inference`); the paths that describe and watch the server are Starlette's.
 """
 
-import logging
-import time
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from firstlight import __version__
-from serving import http, protocol, signature
-from serving.engine import Engine, Loaded, State
+from serving import http, openapi, tracing
+from serving.engine import Engine, State
 from serving.errors import ProtocolError
-from serving.http import HANDLERS, REQUEST_ID, VERSION, read_body
-from serving.protocol import HEADER_LENGTH, InferenceResponse
+from serving.http import HANDLERS, VERSION
+from serving.inference import Inference
+from serving.model_metrics import ModelMetrics
+from serving.remembered import Remembered
 
 if TYPE_CHECKING:
     from serving.recorder import Recorder
 
-_LOG = logging.getLogger(__name__)
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+"""Extensions of the protocol that this server speaks."""
+_IDLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,41 +47,95 @@ class ModelServer:
     """The application around one engine."""
 
     def __init__(
-        self, identity: Identity, *, engine: Engine, recorder: "Recorder | None" = None, body_bytes: int = http.BODY_BYTES
+        self,
+        identity: Identity,
+        *,
+        engine: Engine,
+        recorder: "Recorder | None" = None,
+        body_bytes: int = http.BODY_BYTES,
+        cache_bytes: int = 0,
     ) -> None:
-        """``recorder`` None writes no inference log; ``body_bytes`` bounds a request."""
+        """``recorder`` None writes no inference log; ``body_bytes`` bounds a request; ``cache_bytes`` 0 remembers no answer."""
         self.identity, self.engine, self.recorder, self.body_bytes = identity, engine, recorder, body_bytes
-        self.metrics = _Metrics(identity, engine=engine)
+        remembered = Remembered(cache_bytes)
+        self.metrics = ModelMetrics(model=identity.model, version=identity.version, engine=engine, remembered=remembered)
+        if recorder is not None:
+            self.metrics.registry.register(recorder.metrics())
+        self.metrics.registry.register(tracing.Spans())
+        engine.observer = self.metrics
         self.headers = {VERSION: identity.version}
+        self._inference = Inference(
+            model=identity.model,
+            version=identity.version,
+            engine=engine,
+            metrics=self.metrics,
+            recorder=recorder,
+            remembered=remembered if cache_bytes else None,
+            body_bytes=body_bytes,
+        )
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """Return the ASGI application."""
+        model, version = self.identity.model, self.identity.version
+        inference = self._inference.answer
+        paths = frozenset((f"/v2/models/{model}/infer", f"/v2/models/{model}/versions/{version}/infer"))
+        described = self._described()
+
+        async def by_path(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] in paths and scope["method"] == "POST":
+                await inference(scope, receive, send)
+            else:
+                await described(scope, receive, send)
+
+        return by_path
+
+    def _described(self) -> Starlette:
         model, versioned = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
         paths: list[Route] = [
             Route("/v2", self.server_metadata),
+            Route("/v2/", self.server_metadata),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
+            Route("/v2/repository/index", self.repository_index, methods=["POST"]),
             Route("/metrics", self.prometheus),
+            Route("/openapi.json", self.openapi),
+            Route("/docs", self.docs),
         ]
         for base in (model, versioned):
             paths += [
                 Route(base, self.model_metadata),
                 Route(f"{base}/ready", self.ready),
-                Route(f"{base}/infer", self.infer, methods=["POST"]),
+                Route(f"{base}/config", self.model_config),
+                Route(f"{base}/stats", self.statistics),
+                Route(f"{base}/infer", self.infer_elsewhere, methods=["POST"]),
             ]
         return Starlette(routes=paths, exception_handlers=HANDLERS, lifespan=self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self.engine.start()
+        if self.recorder is not None:
+            self.recorder.start()
+        tidying = asyncio.create_task(self._tidy())
         yield
+        tidying.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await tidying
         self.engine.stop()
         if self.recorder is not None:
-            self.recorder.close()
+            await asyncio.to_thread(self.recorder.close)
+
+    async def _tidy(self) -> None:
+        """Give memory back when nothing has been asked for a while."""
+        while True:
+            before = self._inference.count
+            await asyncio.sleep(_IDLE_SECONDS)
+            if self._inference.count == before and not self.engine.busy:
+                self.engine.arena.trim()
 
     async def server_metadata(self, request: Request) -> Response:
         """Answer GET /v2."""
-        return JSONResponse({"name": "firstlight", "version": __version__, "extensions": ["binary_tensor_data"]}, headers=self.headers)
+        return JSONResponse({"name": "firstlight", "version": __version__, "extensions": list(EXTENSIONS)}, headers=self.headers)
 
     async def live(self, request: Request) -> Response:
         """Answer GET /v2/health/live: the process runs, whatever its model does."""
@@ -101,54 +160,66 @@ class ModelServer:
             "platform": "pytorch_export",
             "inputs": [spec.metadata() for spec in loaded.signature.inputs],
             "outputs": [spec.metadata() for spec in loaded.signature.outputs],
-            "parameters": {"model_digest": loaded.model_digest},
+            "parameters": {"model_digest": loaded.model_digest, "backend": self._backend()},
         }
         return JSONResponse(body, headers=self.headers)
 
-    async def prometheus(self, request: Request) -> Response:
-        """Answer GET /metrics in Prometheus text format."""
-        if self.recorder is not None:
-            self.metrics.log(self.recorder)
-        return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4")
-
-    async def infer(self, request: Request) -> Response:
-        """Answer POST …/infer."""
-        began = time.perf_counter()
-        identifier = http.request_id(request.headers)
-        try:
-            answer = await self._infer(request, identifier=identifier)
-        except Exception as error:
-            answer = await http.on_error(request, error)
-            if answer.status_code >= 500:
-                _LOG.warning("request failed", exc_info=error, extra={"request_id": identifier, "status": answer.status_code})
-        self.metrics.request(status=answer.status_code, seconds=time.perf_counter() - began)
-        answer.headers[VERSION] = self.identity.version
-        answer.headers[REQUEST_ID] = identifier
-        return answer
-
-    async def _infer(self, request: Request, *, identifier: str) -> Response:
+    async def model_config(self, request: Request) -> Response:
+        """Answer GET …/config: Triton's model configuration, as far as there is one here."""
         self._check_path(request)
         loaded = self.engine.model()
-        body = await read_body(request, limit=self.body_bytes)
-        asked = protocol.decode_request(body, header_length=request.headers.get(HEADER_LENGTH))
-        wanted = protocol.select_outputs(asked, available=loaded.signature.output_names)
-        rows = signature.check(asked.inputs, signature=loaded.signature)
-        outputs = await self.engine.infer(asked.inputs)
-        response = InferenceResponse(model=self.identity.model, version=self.identity.version, id=asked.id, outputs=outputs)
-        message = protocol.encode_response(response, binary=wanted)
-        self.metrics.rows.inc(rows)
-        self._record(request, identifier=asked.id or identifier, loaded=loaded, inputs=asked.inputs, outputs=outputs)
-        return Response(message.body, headers=dict(message.headers))
 
-    def _record(self, request: Request, *, identifier: str, loaded: Loaded, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        if self.recorder is not None:
-            self.recorder.record(
-                request_id=identifier,
-                client=http.client(request.headers),
-                model_digest=loaded.model_digest,
-                inputs=inputs,
-                outputs=outputs,
-            )
+        def entries(kind: str) -> list[dict[str, Any]]:
+            return [
+                {"name": spec.name, "data_type": f"TYPE_{'STRING' if spec.kind == 'BYTES' else spec.kind}", "dims": list(spec.shape)}
+                for spec in getattr(loaded.signature, kind)
+            ]
+
+        body = {
+            "name": self.identity.model,
+            "platform": "pytorch_export",
+            "backend": self._backend(),
+            "max_batch_size": 0,
+            "input": entries("inputs"),
+            "output": entries("outputs"),
+        }
+        return JSONResponse(body, headers=self.headers)
+
+    async def statistics(self, request: Request) -> Response:
+        """Answer GET …/stats: Triton's counters, as far as there are such here; /metrics has more."""
+        self._check_path(request)
+        entry = {"name": self.identity.model, "version": self.identity.version, **self.metrics.statistics()}
+        return JSONResponse({"model_stats": [entry]}, headers=self.headers)
+
+    async def repository_index(self, request: Request) -> Response:
+        """Answer POST /v2/repository/index: the one model that is here."""
+        ready = self.engine.state is State.READY
+        entry = {"name": self.identity.model, "version": self.identity.version, "state": "READY" if ready else "UNAVAILABLE"}
+        return JSONResponse([entry if ready else {**entry, "reason": self.engine.reason}], headers=self.headers)
+
+    async def prometheus(self, request: Request) -> Response:
+        """Answer GET /metrics in Prometheus text format."""
+        return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, request: Request) -> Response:
+        """Answer GET /openapi.json: this server, with this model's tensors."""
+        loaded = self.engine.loaded
+        document = openapi.document(self.identity.model, self.identity.version, signature=loaded.signature if loaded else None)
+        return JSONResponse(document, headers=self.headers)
+
+    async def docs(self, request: Request) -> Response:
+        """Answer GET /docs: the same for people; the page loads nothing from anywhere."""
+        loaded = self.engine.loaded
+        page = openapi.page(self.identity.model, self.identity.version, signature=loaded.signature if loaded else None)
+        return Response(page, media_type="text/html; charset=utf-8", headers={**self.headers, **openapi.PAGE_HEADERS})
+
+    async def infer_elsewhere(self, request: Request) -> Response:
+        """Answer an inference that is not for the model and version that are here: 404."""
+        self._check_path(request)
+        raise ProtocolError("the path must be written as it is, without encoded characters", status=404)
+
+    def _backend(self) -> str:
+        return self.engine.workers[0].backend if self.engine.workers else ""
 
     def _check_path(self, request: Request) -> None:
         name, version = request.path_params.get("name"), request.path_params.get("version")
@@ -156,26 +227,3 @@ class ModelServer:
             raise ProtocolError(f"the model here is {self.identity.model!r}, got {name!r}", status=404)
         if version not in (None, self.identity.version):
             raise ProtocolError(f"the version here is {self.identity.version!r}, got {version!r}", status=404)
-
-
-class _Metrics:
-    def __init__(self, identity: Identity, *, engine: Engine) -> None:
-        self.registry = CollectorRegistry()
-        names, values = ("model", "version"), (identity.model, identity.version)
-        self._requests = Counter("firstlight_requests", "Inference requests by status code", (*names, "code"), registry=self.registry)
-        seconds = Histogram("firstlight_request_seconds", "Seconds from body to answer", names, buckets=_SECONDS, registry=self.registry)
-        self._seconds, self._values = seconds.labels(*values), values
-        self.rows = Counter("firstlight_rows", "Rows answered", names, registry=self.registry).labels(*values)
-        depth = Gauge("firstlight_queue_requests", "Requests that wait for the worker", names, registry=self.registry)
-        depth.labels(*values).set_function(lambda: engine.depth)
-        ready = Gauge("firstlight_ready", "1 when the golden vectors came out again", names, registry=self.registry)
-        ready.labels(*values).set_function(lambda: float(engine.state is State.READY))
-        self._logged = Gauge("firstlight_inference_log_rows", "Inference-log rows by outcome", (*names, "outcome"), registry=self.registry)
-
-    def request(self, *, status: int, seconds: float) -> None:
-        self._requests.labels(*self._values, str(status)).inc()
-        self._seconds.observe(seconds)
-
-    def log(self, recorder: "Recorder") -> None:
-        for outcome, rows in recorder.counts().items():
-            self._logged.labels(*self._values, outcome).set(rows)

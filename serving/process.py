@@ -17,6 +17,8 @@ from serving import tracing
 from serving.errors import SettingsError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from starlette.types import ASGIApp
 
 GRACE_SECONDS = 10
@@ -55,12 +57,17 @@ def announce(event: str, **values: Any) -> None:
     sys.stdout.flush()
 
 
-def serve(app: "ASGIApp", *, listeners: Sequence[socket.socket], grace_seconds: int = GRACE_SECONDS) -> None:
-    """Serve ``app`` on the sockets until SIGTERM or SIGINT, then answer what is in flight and return."""
+def serve(
+    app: "ASGIApp", *, listeners: Sequence[socket.socket], http: "type[asyncio.Protocol]", grace_seconds: int = GRACE_SECONDS
+) -> None:
+    """Serve ``app`` on the sockets until SIGTERM or SIGINT, then answer what is in flight and return; ``http`` speaks to every connection."""
     import uvicorn
 
     config = uvicorn.Config(
         app,
+        http=http,
+        loop="uvloop",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import orjson
+
 from serving import tensors
 from serving.errors import ProtocolError
 from serving.tensors import Array
@@ -18,6 +20,10 @@ from serving.tensors import Array
 HEADER_LENGTH = "inference-header-content-length"
 """Name of the HTTP header that splits JSON from raw bytes."""
 
+_SMALL_JSON = 16 << 10
+"""Envelopes up to this size are read by Python's parser, which can be asked about keys that are there twice; spectra as JSON are longer,
+and only orjson reads them in less time than the model takes."""
+_MAX_MICROSECONDS = 86_400_000_000
 _MAX_TENSORS = 256
 _MAX_ID = 256
 _DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -39,6 +45,10 @@ class InferenceRequest:
     id: str | None = None
     outputs: tuple[RequestedOutput, ...] = ()
     binary: bool = False
+    timeout: float | None = None
+    """Seconds after which the caller no longer wants the answer; None when it did not say."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Datatype of every input that was decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +79,11 @@ def decode_request(body: bytes | memoryview, *, header_length: str | None = None
     envelope, raw = _open(body, header_length=header_length)
     parameters = _parameters(envelope, where="the request")
     binary = _flag(parameters, "binary_data_output", default=False)
+    inputs, kinds = _tensors(envelope, key="inputs", raw=raw)
     return InferenceRequest(
-        inputs=_tensors(envelope, key="inputs", raw=raw),
+        inputs=inputs,
+        kinds=kinds,
+        timeout=_timeout(parameters),
         id=_identifier(envelope),
         outputs=_requested(envelope, default=binary),
         binary=binary,
@@ -84,7 +97,7 @@ def decode_response(body: bytes | memoryview, *, header_length: str | None = Non
         model=_text(envelope, "model_name"),
         version=_text(envelope, "model_version", default=""),
         id=_identifier(envelope),
-        outputs=_tensors(envelope, key="outputs", raw=raw),
+        outputs=_tensors(envelope, key="outputs", raw=raw)[0],
     )
 
 
@@ -98,12 +111,14 @@ def encode_request(request: InferenceRequest, *, binary: bool = True) -> Message
     return _close(envelope, key="inputs", arrays=request.inputs, binary=dict.fromkeys(request.inputs, binary))
 
 
-def encode_response(response: InferenceResponse, *, binary: Mapping[str, bool]) -> Message:
-    """Return ``response`` as bytes; ``binary`` says for each output name whether it goes raw. Raises ProtocolError on NaN in JSON."""
+def encode_response(response: InferenceResponse, *, binary: Mapping[str, bool], kinds: Mapping[str, str] | None = None) -> Message:
+    """Return ``response`` as bytes; ``binary`` says for each output name whether it goes raw, ``kinds`` its datatype where it has another name
+    than its numpy type. Raises ProtocolError on NaN in JSON.
+    """
     envelope: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
     if response.id is not None:
         envelope["id"] = response.id
-    return _close(envelope, key="outputs", arrays=response.outputs, binary=binary)
+    return _close(envelope, key="outputs", arrays=response.outputs, binary=binary, kinds=kinds)
 
 
 def select_outputs(request: InferenceRequest, *, available: Sequence[str]) -> dict[str, bool]:
@@ -118,7 +133,7 @@ def select_outputs(request: InferenceRequest, *, available: Sequence[str]) -> di
 
 def error_body(message: str) -> bytes:
     """Return the protocol's error object."""
-    return json.dumps({"error": message}).encode()
+    return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
 
 
 def _open(body: bytes | memoryview, *, header_length: str | None) -> tuple[dict[str, Any], memoryview | None]:
@@ -135,7 +150,7 @@ def _open(body: bytes | memoryview, *, header_length: str | None) -> tuple[dict[
 
 def _parse(view: memoryview) -> dict[str, Any]:
     try:
-        value = json.loads(str(view, "utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        value = orjson.loads(view) if len(view) > _SMALL_JSON else _strictly_parsed(view)
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as error:
@@ -143,6 +158,10 @@ def _parse(view: memoryview) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ProtocolError(f"the message must be a JSON object, got {type(value).__name__}")
     return value
+
+
+def _strictly_parsed(view: memoryview) -> Any:
+    return json.loads(str(view, "utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -156,29 +175,32 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _tensors(envelope: dict[str, Any], *, key: str, raw: memoryview | None) -> dict[str, Array]:
+def _tensors(envelope: dict[str, Any], *, key: str, raw: memoryview | None) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return arrays and datatypes by name."""
     entries = _entries(envelope.get(key), key=key)
     arrays: dict[str, Array] = {}
+    kinds: dict[str, str] = {}
     at = 0
     for entry in entries:
         name = _text(entry, "name")
         if name in arrays:
             raise ProtocolError(f"every tensor in '{key}' must have a name of its own, got {name!r} twice")
         size = _binary_size(entry, name=name)
-        arrays[name] = _tensor(entry, name=name, data=None if size is None else _slice(raw, at, size, name=name))
+        kinds[name] = tensors.kind_of(entry.get("datatype"))
+        arrays[name] = _tensor(entry, name=name, kind=kinds[name], data=None if size is None else _slice(raw, at, size, name=name))
         at += size or 0
     if raw is not None and at != len(raw):
         raise ProtocolError(f"the bytes after the JSON part must belong to tensors: {at} do, got {len(raw)}")
-    return arrays
+    return arrays, kinds
 
 
-def _tensor(entry: dict[str, Any], *, name: str, data: memoryview | None) -> Array:
-    dtype, shape = tensors.dtype_of(entry.get("datatype")), tensors.shape_of(entry.get("shape"))
+def _tensor(entry: dict[str, Any], *, name: str, kind: str, data: memoryview | None) -> Array:
+    shape = tensors.shape_of(entry.get("shape"))
     if data is None:
-        return tensors.from_json(entry.get("data"), name=name, dtype=dtype, shape=shape)
+        return tensors.from_json(entry.get("data"), name=name, kind=kind, shape=shape)
     if "data" in entry:
         raise ProtocolError(f"tensor {name!r} must have 'data' or 'binary_data_size', got both")
-    return tensors.from_bytes(data, name=name, dtype=dtype, shape=shape)
+    return tensors.from_bytes(data, name=name, kind=kind, shape=shape)
 
 
 def _slice(raw: memoryview | None, at: int, size: int, *, name: str) -> memoryview:
@@ -206,9 +228,26 @@ def _requested(envelope: dict[str, Any], *, default: bool) -> tuple[RequestedOut
         name = _text(entry, "name")
         if name in wanted:
             raise ProtocolError(f"every requested output must be named once, got {name!r} twice")
-        binary = _flag(_parameters(entry, where=f"output {name!r}"), "binary_data", default=default)
+        parameters = _parameters(entry, where=f"output {name!r}")
+        _offered(parameters, name=name)
+        binary = _flag(parameters, "binary_data", default=default)
         wanted[name] = RequestedOutput(name=name, binary=binary)
     return tuple(wanted.values())
+
+
+def _offered(parameters: dict[str, Any], *, name: str) -> None:
+    """Refuse what another server would do with an output: an answer in another form than the caller expects would be worse."""
+    for foreign in ("classification", "shared_memory_region"):
+        if parameters.get(foreign):
+            raise ProtocolError(f"output {name!r} must be asked for as a tensor, got {foreign!r}, which this server does not offer")
+
+
+def _timeout(parameters: dict[str, Any]) -> float | None:
+    """Triton's parameter: microseconds, 0 for none."""
+    value = parameters.get("timeout", 0)
+    if type(value) is not int or not 0 <= value <= _MAX_MICROSECONDS:
+        raise ProtocolError(f"'timeout' must be microseconds from 0 to {_MAX_MICROSECONDS}, got {str(value)[:40]!r}")
+    return value / 1e6 if value else None
 
 
 def _entries(value: object, *, key: str) -> list[dict[str, Any]]:
@@ -246,19 +285,29 @@ def _identifier(envelope: dict[str, Any]) -> str | None:
     return None if envelope.get("id") is None else _text(envelope, "id", default="")
 
 
-def _close(envelope: dict[str, Any], *, key: str, arrays: Mapping[str, Array], binary: Mapping[str, bool]) -> Message:
+def _written(envelope: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(envelope)
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"a message must be made of Unicode text and finite numbers: {str(error)[:120]}") from error
+
+
+def _close(
+    envelope: dict[str, Any], *, key: str, arrays: Mapping[str, Array], binary: Mapping[str, bool], kinds: Mapping[str, str] | None = None
+) -> Message:
     entries: list[dict[str, Any]] = []
     buffers: list[bytes | memoryview] = []
     for name in binary:
         array = arrays[name]
-        entry: dict[str, Any] = {"name": name, "datatype": tensors.datatype(array.dtype), "shape": list(array.shape)}
+        kind = (kinds or {}).get(name) or tensors.datatype(array.dtype)
+        entry: dict[str, Any] = {"name": name, "datatype": kind, "shape": list(array.shape)}
         if binary[name]:
-            buffers.append(tensors.to_bytes(array))
+            buffers.append(tensors.to_bytes(array, kind=kind))
             entry["parameters"] = {"binary_data_size": len(buffers[-1])}
         else:
             entry["data"] = tensors.to_json(array, name=name)
         entries.append(entry)
-    head = json.dumps({**envelope, key: entries}, allow_nan=False).encode()
+    head = _written({**envelope, key: entries})
     if not buffers:
         return Message(headers={"content-type": "application/json", "content-length": str(len(head))}, buffers=(head,))
     size = len(head) + sum(len(buffer) for buffer in buffers)

@@ -1,5 +1,6 @@
 """What a model takes and gives, and whether a request fits it. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,19 @@ class TensorSpec:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; every length but the first is fixed."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    @property
+    def kind(self) -> str:
+        """The protocol's datatype."""
+        return tensors.datatype(self.dtype)
+
     def metadata(self) -> dict[str, Any]:
         """Return the protocol's description of this tensor."""
-        return {"name": self.name, "datatype": tensors.datatype(self.dtype), "shape": list(self.shape)}
+        return {"name": self.name, "datatype": self.kind, "shape": list(self.shape)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +48,16 @@ class Signature:
         return tuple(spec.name for spec in self.outputs)
 
 
-def check(inputs: Mapping[str, Array], *, signature: Signature) -> int:
-    """Return the number of rows when ``inputs`` fit the signature. Raises ProtocolError with what must hold and what was found."""
+def check(inputs: Mapping[str, Array], *, signature: Signature, kinds: Mapping[str, str] | None = None) -> int:
+    """Return the number of rows when ``inputs``, of the datatypes ``kinds`` (None: those of their arrays), fit the signature.
+
+    Raises ProtocolError with what must hold and what was found.
+    """
     expected = {spec.name: spec for spec in signature.inputs}
     if set(inputs) != set(expected):
         raise ProtocolError(f"inputs must be exactly {', '.join(expected)}, got {', '.join(inputs)}")
     for name, array in inputs.items():
-        _check_one(array, spec=expected[name])
+        _check_one(array, spec=expected[name], kind=(kinds or {}).get(name) or tensors.datatype(array.dtype))
     rows = {name: len(array) for name, array in inputs.items()}
     if len(set(rows.values())) != 1:
         raise ProtocolError(f"all inputs must have the same number of rows, got {rows}")
@@ -61,9 +75,9 @@ def check_finite(inputs: Mapping[str, Array]) -> None:
             raise ProtocolError(f"input {name!r} must be finite, got NaN or infinity in row {row}: mask such pixels or leave the row out")
 
 
-def _check_one(array: Array, *, spec: TensorSpec) -> None:
-    if array.dtype != np.dtype(spec.dtype):
-        raise ProtocolError(f"input {spec.name!r} must be {tensors.datatype(spec.dtype)}, got {tensors.datatype(array.dtype)}")
+def _check_one(array: Array, *, spec: TensorSpec, kind: str) -> None:
+    if kind != spec.kind:
+        raise ProtocolError(f"input {spec.name!r} must be {spec.kind}, got {kind}")
     if not _fits(array.shape, spec.shape):
         raise ProtocolError(f"input {spec.name!r} must have shape {list(spec.shape)}, got {list(array.shape)}")
 

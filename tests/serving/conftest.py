@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from serving import process
+from serving.wire import Connection
 
 _TINY = Path(__file__).parent.parent / "models" / "tiny.py"
 
@@ -21,7 +22,7 @@ _TINY = Path(__file__).parent.parent / "models" / "tiny.py"
 def behind_a_socket(app) -> Iterator[httpx.Client]:
     """Serve ``app`` from a thread; yield a client; drain and stop."""
     listener = process.bind()
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", http=Connection, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -7,12 +7,13 @@ import pytest
 
 from monitoring import inference_log
 from serving import protocol
-from serving.engine import Engine, Loaded
+from serving.engine import Engine
 from serving.errors import ModelRefusedError
 from serving.model_server import Identity, ModelServer
 from serving.protocol import HEADER_LENGTH, InferenceRequest, RequestedOutput
 from serving.recorder import Recorder
 from serving.signature import Signature, TensorSpec
+from serving.staff import Loaded, Threads
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="flux", dtype="float32", shape=(-1, 3)),),
@@ -30,7 +31,7 @@ def model(run=doubling):
 
 
 def server(load=model, **options):
-    return ModelServer(Identity(model="toy", version="7"), engine=Engine(load, **options.pop("engine", {})), **options)
+    return ModelServer(Identity(model="toy", version="7"), engine=Engine(Threads(load), **options.pop("engine", {})), **options)
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_more_work_than_may_wait_is_a_503_with_retry_after_and_the_queue_recover
         return doubling(inputs)
 
     # Given a worker that is busy and a queue of one that is full
-    with serve_app(server(lambda: model(slow), engine={"queue_jobs": 1}).app()) as client:
+    with serve_app(server(lambda: model(slow), engine={"queue_requests": 1}).app()) as client:
         until(lambda: client.get("/v2/health/ready").status_code == 200)
         statuses = []
         threads = [

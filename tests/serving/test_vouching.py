@@ -1,4 +1,4 @@
-"""What the engine vouches for: the registered digests, the archive, and golden vectors that come out again."""
+"""What a nursery and its workers vouch for: the registered digests, the archive, and golden vectors that come out again."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ import yaml
 from firstlight.digest import sha256_file
 from firstlight.errors import RefusedError
 from models.tensors import read_tensors, write_tensors
-from serving import engine
+from serving import nursery, worker
 from serving.errors import ModelRefusedError
 
 
@@ -25,14 +25,18 @@ def copy(handoff, tmp_path):
 
 
 def verify(folder, **known):
-    return engine.verify(str(folder), name="tiny", **{"model_digest": None, "handoff_digest": None, **known})
+    order = nursery.Order(folder=str(folder), **{"name": "tiny", **known})
+    runner, note = nursery.opened(order, nursery.verified(order))
+    assert note == ""
+    worker.vouch(runner)
+    return runner
 
 
 def test_a_good_hand_off_answers_with_its_own_golden_vectors(handoff):
-    loaded = verify(handoff, model_digest=sha256_file(handoff / "model.pt2"), handoff_digest=sha256_file(handoff / "handoff.yaml"))
+    runner = verify(handoff, model_digest=sha256_file(handoff / "model.pt2"), handoff_digest=sha256_file(handoff / "handoff.yaml"))
     golden = read_tensors((handoff / "golden.safetensors").read_bytes(), where="golden")
-    outputs = loaded.run({"signal": golden["input.signal"]})
-    assert loaded.signature.output_names == ("score", "embedding", "class_probabilities")
+    outputs = runner({"signal": golden["input.signal"]})
+    assert [spec.name for spec in worker.specs(runner.outputs)] == ["score", "embedding", "class_probabilities"]
     np.testing.assert_allclose(outputs["score"], golden["output.score"], rtol=1e-4, atol=1e-4)
 
 
@@ -50,7 +54,7 @@ def test_a_folder_that_agrees_with_itself_but_not_with_the_registry_is_refused(h
     with pytest.raises(ModelRefusedError, match="hand-off digest"):
         verify(handoff, handoff_digest="0" * 64)
     with pytest.raises(ModelRefusedError, match="model name"):
-        engine.verify(str(handoff), name="other", model_digest=None, handoff_digest=None)
+        verify(handoff, name="other")
 
 
 def test_golden_vectors_that_do_not_come_out_again_are_refused_by_name(copy):

@@ -1,0 +1,230 @@
+"""The process in which a model is opened once and from which its workers are forked, so that they share torch's pages and the weights.
+
+It has no thread but one, which is what makes forking safe. It hears ``{"open": ...}`` (with the shared memory) once, answers with what the
+model is or why it is refused, and then forks a worker for every ``{"fork": true}`` (with the worker's end of its socket).
+A model on a GPU is opened in each worker instead: CUDA does not survive a fork.
+"""
+
+import contextlib
+import gc
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstlight.errors import FirstlightError
+from serving import worker
+from serving.channel import Channel
+from serving.errors import ModelRefusedError
+
+if TYPE_CHECKING:
+    from models.backends import Runner
+    from models.handoff import HandOff
+
+_LOG = logging.getLogger(__name__)
+Opened = tuple["Runner", str]
+"""An open model, and a note that is empty unless it is not run as asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """Which model to open, and everything the registry knows about it."""
+
+    folder: str
+    name: str
+    model_digest: str | None = None
+    """sha256 that model.pt2 must have; None trusts handoff.yaml."""
+    handoff_digest: str | None = None
+    backend: str = "eager"
+    backend_digest: str | None = None
+    """sha256 that the backend's compiled file must have."""
+    compiled: str | None = None
+    """Folder of compiled files."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the backend computes on a GPU."""
+        return self.backend.startswith("cuda")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the order as plain JSON values."""
+        return asdict(self)
+
+
+def run(descriptor: int) -> None:
+    """Serve the HTTP process at the other end of ``descriptor`` until it is gone."""
+    # A signal to the whole group is the HTTP process's to understand: it drains, and closing its end is what ends this process.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    channel = Channel.inherited(descriptor)
+    warm()
+    message = channel.receive()
+    if message is None:
+        return
+    with contextlib.closing(_Nursery(channel)) as nursery:
+        nursery.open(Order(**message["open"]))
+        nursery.loop()
+
+
+def warm() -> None:
+    """Import everything that opening a model needs: seconds of it, nearly all in torch's archive reader."""
+    import torch.export.pt2_archive._package  # noqa: F401
+
+    import models.backends
+    import models.golden
+    import models.handoff
+    import models.program  # noqa: F401
+
+    gc.collect()
+
+
+class _Nursery:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        descriptor, log = channel.descriptors
+        os.dup2(log, sys.stderr.fileno())
+        os.close(log)
+        self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        os.close(descriptor)
+        self._opened: Callable[[], Opened] | None = None
+
+    def open(self, order: Order) -> None:
+        """Open the model and say what it is, or why it is refused."""
+        with _refusals(self._channel):
+            handoff = verified(order)
+            if order.on_gpu:
+                self._opened = partial(opened, order, handoff)
+            else:
+                here = opened(order, handoff)
+                self._opened = lambda: here
+            described = {
+                "name": handoff.name,
+                "model_digest": handoff.model_digest,
+                "data_class": handoff.data_class,
+                "inputs": [asdict(spec) for spec in worker.specs(handoff.model.inputs)],
+                "outputs": [asdict(spec) for spec in worker.specs(handoff.model.outputs)],
+            }
+            self._ready_to_fork(described)
+
+    def _ready_to_fork(self, described: dict[str, Any]) -> None:
+        gc.collect()
+        gc.freeze()  # a collection in a worker must not touch, and so copy, every page they share
+        self._channel.send({"opened": described})
+
+    def loop(self) -> None:
+        """Fork workers and bury them until the other end is gone."""
+        ears, bell = socket.socketpair()
+        ears.setblocking(False)
+        bell.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
+        while True:
+            readable, _, _ = select.select([self._channel.fileno(), ears.fileno()], [], [])
+            if ears.fileno() in readable:
+                ears.recv(4096)
+                self._bury()
+            if self._channel.fileno() in readable:
+                message = self._channel.receive()
+                if message is None:
+                    signal.set_wakeup_fd(-1)
+                    return
+                self._fork(self._channel.descriptors[0])
+
+    def close(self) -> None:
+        """Close the socket; the workers have their own."""
+        self._channel.close()
+
+    def _fork(self, descriptor: int) -> None:
+        child = os.fork()
+        if child:
+            os.close(descriptor)
+            self._channel.send({"forked": child})
+            return
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._channel.close()
+        code = 1
+        try:
+            self._be_a_worker(Channel.inherited(descriptor))
+            code = 0
+        except Exception:
+            _LOG.exception("a worker failed")
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _be_a_worker(self, channel: Channel) -> None:
+        assert self._opened is not None, "a worker needs a model that was opened"
+        with _refusals(channel):
+            runner, note = self._opened()
+            worker.vouch(runner)
+            channel.send({"ready": os.getpid(), "backend": runner.name, "device": runner.device, "note": note})
+            worker.work(channel, memory=self._memory, runner=runner)
+
+    def _bury(self) -> None:
+        while True:
+            try:
+                child, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not child:
+                return
+            with contextlib.suppress(OSError):
+                self._channel.send({"ended": child, "code": os.waitstatus_to_exitcode(status)})
+
+
+def verified(order: Order) -> "HandOff":
+    """Return the hand-off when it is the one the registry knows, every byte of it. Raises ModelRefusedError, HandOffError.
+
+    A folder that agrees with itself but not with the registry's digests was exchanged.
+    """
+    from models.handoff import load
+
+    handoff = load(order.folder)
+    for what, wanted, found in (
+        ("model name", order.name, handoff.name),
+        ("model digest", order.model_digest, handoff.model_digest),
+        ("hand-off digest", order.handoff_digest, handoff.digest),
+    ):
+        if wanted is not None and wanted != found:
+            raise ModelRefusedError(f"the {what} of {order.folder} must be {wanted}, got {found}: restore the folder that was registered")
+    return handoff
+
+
+def opened(order: Order, handoff: "HandOff") -> Opened:
+    """Return ``handoff`` ready to run, and a note that is empty unless it is not run as asked. Raises HandOffError.
+
+    A compiled file that is not there costs speed, so the model is then run as it was handed over; one that is not the right one is refused.
+    """
+    from models.backends import BackendUnavailable, open_backend
+
+    compiled = Path(order.compiled) if order.compiled else None
+    device = "cuda" if order.on_gpu else "cpu"
+    try:
+        return open_backend(handoff, order.backend, compiled=compiled, digest=order.backend_digest, device=device, threads=1), ""
+    except BackendUnavailable as problem:
+        if order.backend == "eager":
+            raise
+        note = f"the backend {order.backend} cannot be had, so the model runs as it was handed over: {problem}"
+    _LOG.warning(note)
+    return open_backend(handoff, threads=1), note
+
+
+@contextlib.contextmanager
+def _refusals(channel: Channel) -> Iterator[None]:
+    """Tell the other end why a model cannot be served, and go on."""
+    try:
+        yield
+    except FirstlightError as error:
+        channel.send({"refused": str(error)})
+    except Exception as error:
+        _LOG.exception("the model could not be opened")
+        channel.send({"refused": f"the model could not be opened: {type(error).__name__}: {' '.join(str(error).split())[:300]}"})
