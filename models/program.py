@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 from models import archive
 from models.document import MODEL, InputSpec, Model, OutputSpec
-from models.errors import HandOffError, InputRefused, ProgramError
+from models.errors import HandOffError, ProgramError
 from models.handoff_folder import HandOff, load
-from models.tensors import Array, lent, mismatch, rows_of
+from models.tensors import Array, check_inputs, lent, mismatch, owned
 
 MAX_ROWS = 65536
 """The longest batch an exported program of ours accepts; longer inputs are cut into chunks."""
@@ -51,12 +51,12 @@ class Program:
         ``autocast`` computes matrix products and convolutions in bfloat16; the outputs keep their declared types.
         Raises HandOffError when the archive is refused or its inputs and outputs are not the declared ones.
         """
-        program = _open(archive.rebuild(data))
-        self._order = _input_order(program, model)
+        program = opened(data)
+        self._order = input_order(program, model)
         self._writes = writes_in_place(program)
         self._autocast = autocast
         self._tree = program.call_spec.in_spec
-        self._module = _on_device(program, device).module(check_guards=False)
+        self._module = on_device(program, device).module(check_guards=False)
         self._model = model
         self.device = device
         self.batch_size = min(max(1, batch_size), MAX_ROWS)
@@ -128,33 +128,16 @@ class Program:
                 answer = self._module(*args, **kwargs)
         except Exception as problem:
             raise ProgramError(f"the model must answer every valid input, torch says: {_short(problem)}") from problem
-        values = self._values(answer)
+        values = output_values(answer, self.outputs)
         return {spec.name: owned(_array(values[spec.name], spec, rows=len(tensors[0])), given) for spec in specs}
 
-    def _values(self, answer: Any) -> dict[str, Any]:
-        values = answer if isinstance(answer, dict) else dict(zip(_names(self.outputs), _sequence(answer), strict=False))
-        if set(values) != set(_names(self.outputs)):
-            raise ProgramError(f"the model must give the outputs {list(_names(self.outputs))}, found {list(values)}: declare what it gives")
-        return values
 
-
-def check_inputs(inputs: Mapping[str, Array], specs: tuple[InputSpec, ...]) -> int:
-    """Return the number of rows. Raises InputRefused when names, dtypes, shapes or row counts are not those of ``specs``."""
-    declared = {spec.name for spec in specs}
-    if set(inputs) != declared:
-        raise InputRefused(f"the inputs must be named {sorted(declared)}, found {sorted(inputs)}: send exactly these")
-    for spec in specs:
-        if found := mismatch(inputs[spec.name], dtype=spec.dtype, shape=spec.shape):
-            raise InputRefused(f"input {spec.name!r} must be {spec.dtype} {list(spec.shape)}, found {found}: convert it before sending")
-    counts = rows_of(inputs)
-    if len(counts) != 1:
-        raise InputRefused(f"all inputs must have the same number of rows, found {sorted(counts)}: send one row of each per object")
-    return counts.pop()
-
-
-def owned(output: Array, inputs: Mapping[str, Array]) -> Array:
-    """Return ``output``, or a copy where it lies in the memory of one of ``inputs``: a model may answer with a piece of what it got."""
-    return output.copy() if any(np.may_share_memory(output, array) for array in inputs.values()) else output
+def output_values(answer: Any, specs: tuple[OutputSpec, ...]) -> dict[str, Any]:
+    """Return what a program gave by name: its own names when it gave a dict, else the declared ones in order. Raises ProgramError."""
+    values = answer if isinstance(answer, dict) else dict(zip(_names(specs), _sequence(answer), strict=False))
+    if set(values) != set(_names(specs)):
+        raise ProgramError(f"the model must give the outputs {list(_names(specs))}, found {list(values)}: declare what it gives")
+    return values
 
 
 def writes_in_place(program: ExportedProgram) -> bool:
@@ -168,14 +151,17 @@ def writes_in_place(program: ExportedProgram) -> bool:
     return any(schema is not None and schema.is_mutable for schema in schemas)
 
 
-def _open(data: bytes) -> ExportedProgram:
+def opened(data: bytes) -> ExportedProgram:
+    """Return the program whose model.pt2 has the bytes ``data``: inspected and rebuilt, only then read by torch. Raises HandOffError."""
+    rebuilt = archive.rebuild(data)
     try:
-        return torch.export.load(io.BytesIO(data))
+        return torch.export.load(io.BytesIO(rebuilt))
     except Exception as problem:
         raise HandOffError(f"{MODEL} must be an archive that torch {torch.__version__} reads, found: {_short(problem)}") from problem
 
 
-def _on_device(program: ExportedProgram, device: str) -> ExportedProgram:
+def on_device(program: ExportedProgram, device: str) -> ExportedProgram:
+    """Return ``program`` with its numbers on ``device``. Raises HandOffError when that cannot be."""
     if device == "cpu":
         return program
     try:
@@ -184,7 +170,8 @@ def _on_device(program: ExportedProgram, device: str) -> ExportedProgram:
         raise HandOffError(f"the device {device!r} must be usable, torch says: {_short(problem)}: use 'cpu'") from problem
 
 
-def _input_order(program: ExportedProgram, model: Model) -> tuple[str, ...]:
+def input_order(program: ExportedProgram, model: Model) -> tuple[str, ...]:
+    """Return the names of the inputs in the order in which ``program`` takes them. Raises HandOffError unless they are the declared ones."""
     order = tuple(str(name) for name in program.graph_signature.user_inputs)
     if sorted(order) != sorted(_names(model.inputs)):
         raise HandOffError(f"model.inputs must name what {MODEL} takes, {list(order)}, found {list(_names(model.inputs))}: declare those")

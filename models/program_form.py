@@ -2,7 +2,7 @@
 
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def declared_form(exported: ExportedProgram, *, units: Mapping[str, str], meanin
     signature = exported.graph_signature
     inputs = {str(name): values[name] for name in signature.user_inputs if isinstance(name, str)}
     outputs = dict(
-        zip(_output_names(exported, meanings), (values[name] for name in signature.user_outputs if isinstance(name, str)), strict=False)
+        zip(output_order(exported, meanings), (values[name] for name in signature.user_outputs if isinstance(name, str)), strict=False)
     )
     _require_same("input_units", units, inputs)
     _require_same("output_meanings", meanings, outputs)
@@ -46,11 +46,12 @@ def declared_form(exported: ExportedProgram, *, units: Mapping[str, str], meanin
     return parse_model({"file": "model.pt2", **specs, **rest})
 
 
-def _output_names(exported: ExportedProgram, meanings: Mapping[str, str]) -> list[str]:
+def output_order(exported: ExportedProgram, declared: Iterable[str]) -> list[str]:
+    """Return the names of the outputs in the order in which ``exported`` gives them: its own when it gives a dict, else the declared ones."""
     tree = exported.call_spec.out_spec
     if tree is not None and tree.type is dict:
         return [str(key) for key in pytree.treespec_loads(pytree.treespec_dumps(tree)).context]
-    return list(meanings)
+    return list(declared)
 
 
 def _require_same(field: str, given: Mapping[str, str], wanted: Mapping[str, Any]) -> None:

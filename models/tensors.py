@@ -7,7 +7,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from models.errors import HandOffError
+from models.document import InputSpec
+from models.errors import HandOffError, InputRefused
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,3 +63,22 @@ def mismatch(array: Array, *, dtype: str, shape: tuple[int, ...]) -> str:
     if fits and array.dtype.name == dtype:
         return ""
     return f"{array.dtype.name} {list(array.shape)}"
+
+
+def check_inputs(inputs: Mapping[str, Array], specs: tuple[InputSpec, ...]) -> int:
+    """Return the number of rows. Raises InputRefused when names, dtypes, shapes or row counts are not those of ``specs``."""
+    declared = {spec.name for spec in specs}
+    if set(inputs) != declared:
+        raise InputRefused(f"the inputs must be named {sorted(declared)}, found {sorted(inputs)}: send exactly these")
+    for spec in specs:
+        if found := mismatch(inputs[spec.name], dtype=spec.dtype, shape=spec.shape):
+            raise InputRefused(f"input {spec.name!r} must be {spec.dtype} {list(spec.shape)}, found {found}: convert it before sending")
+    counts = rows_of(inputs)
+    if len(counts) != 1:
+        raise InputRefused(f"all inputs must have the same number of rows, found {sorted(counts)}: send one row of each per object")
+    return counts.pop()
+
+
+def owned(output: Array, inputs: Mapping[str, Array]) -> Array:
+    """Return ``output``, or a copy where it lies in the memory of one of ``inputs``: a model may answer with a piece of what it got."""
+    return output.copy() if any(np.may_share_memory(output, array) for array in inputs.values()) else output

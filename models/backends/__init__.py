@@ -79,4 +79,23 @@ def open_backend(
         from models.program import Program  # and torch with it
 
         return Program.load(handoff, device=device, threads=threads, autocast=name == BF16)
+    if name in COMPILED:
+        return _open_compiled(handoff, name, compiled=compiled, digest=digest, threads=threads)
+    if name in (CUDA, CUDA_BF16):
+        from models.backends.cuda import CudaRunner
+
+        return CudaRunner(handoff, autocast=name == CUDA_BF16)
     raise BackendUnavailable(f"the backend must be one of {list(ALL)}, found {name!r}: choose one of these")
+
+
+def _open_compiled(handoff: HandOff, name: str, *, compiled: Path | None, digest: str | None, threads: int | None) -> Runner:
+    from models.backends.compiled import read
+
+    manifest, data = read(compiled, digest, handoff=handoff, backend=name)
+    if name == ONNX:
+        from models.backends.onnx_session import OnnxRunner
+
+        return OnnxRunner(handoff, manifest.form, data, threads=threads)
+    from models.backends.aot import AotRunner
+
+    return AotRunner(handoff, manifest.form, data, threads=threads)
