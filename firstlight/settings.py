@@ -200,8 +200,15 @@ class Settings(BaseSettings):
 
     @property
     def inference_log(self) -> str:
-        """Where the inference log is written and read: a folder or an s3:// prefix."""
-        return self.inference_log_uri or str(self.state / "inference-log")
+        """Where the inference log is written and read: a folder, absolute, or an s3:// prefix."""
+        if self.inference_log_uri is None:
+            return str(self.state / "inference-log")
+        return self.inference_log_uri if "://" in self.inference_log_uri else str(Path(self.inference_log_uri).expanduser().absolute())
+
+    @property
+    def inference_log_spool(self) -> Path:
+        """Folder in which parts of the inference log wait for an object store."""
+        return self.state / "inference-log-spool"
 
     @property
     def compiled(self) -> Path:
@@ -266,7 +273,7 @@ def current() -> Settings:
 
 
 def _for_libraries(settings: Settings) -> dict[str, str]:
-    """Return the variables by which MLflow's own S3 client learns what our settings say."""
+    """Return the variables by which S3 clients learn what our settings say: MLflow's own one, and those of the processes we start."""
     told = {
         "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint_url,
         "AWS_CA_BUNDLE": settings.s3_ca_bundle and str(settings.s3_ca_bundle),
@@ -279,7 +286,13 @@ def _for_libraries(settings: Settings) -> dict[str, str]:
 
 def environment_for_children(settings: Settings) -> dict[str, str]:
     """Return the environment variables with which every process we start runs: the same settings, quiet libraries."""
-    return {**os.environ, **QUIET, "FIRSTLIGHT_STATE_DIR": str(settings.state), "FIRSTLIGHT_ENVIRONMENT": settings.environment}
+    return {
+        **os.environ,
+        **_for_libraries(settings),
+        **QUIET,
+        "FIRSTLIGHT_STATE_DIR": str(settings.state),
+        "FIRSTLIGHT_ENVIRONMENT": settings.environment,
+    }
 
 
 def quieten() -> None:

@@ -3,11 +3,14 @@
 Everything is imported when it is needed: `firstlight status` and `rollback` must not wait for torch and Prefect.
 """
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from firstlight.settings import Settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from models.registry import Registry
     from rollout.store import Store
     from spectra.object_store import ObjectStore
@@ -41,3 +44,21 @@ def object_store(settings: Settings) -> "ObjectStore":
         secret_key=settings.s3_secret_key,
         region=settings.s3_region,
     )
+
+
+def logged(settings: Settings, *, model: str, version: str, since: datetime | None = None) -> "pd.DataFrame":
+    """Return the rows of the inference log, as ``monitoring.inference_log.read`` does, from wherever this environment keeps it."""
+    from monitoring import inference_log
+
+    return inference_log.read(settings.inference_log, model=model, version=version, since=since, store=_log_store(settings))
+
+
+def has_logged(settings: Settings, *, model: str) -> bool:
+    """Return whether the inference log has anything of ``model``."""
+    from monitoring import inference_log
+
+    return inference_log.has_rows(settings.inference_log, model=model, store=_log_store(settings))
+
+
+def _log_store(settings: Settings) -> "ObjectStore | None":
+    return object_store(settings) if settings.inference_log.startswith("s3://") else None

@@ -15,6 +15,7 @@ from firstlight.verdict import Verdict
 from models import golden, handoff
 from rollout.spec import RolloutPolicy
 from rollout.store import Store
+from tasks import doors
 
 _FRESH_SECONDS = 5.0
 
@@ -31,7 +32,7 @@ def platform_facts(settings: Settings, records: Store, *, model: str, folder: Pa
     }
     if champion is not None:
         tried["rollback_available"] = _loads(records.version(model, champion.version).folder)
-    if any((settings.state / "inference-log" / model).rglob("part-*.parquet")):
+    if doors.has_logged(settings, model=model):
         tried["inference_log"] = True
     broken = [name for name in ("verify_before_load", "golden_before_ready") if not tried[name]]
     verdict = Verdict.FAIL if broken else Verdict.PASS if is_supervised else Verdict.CANNOT_TELL

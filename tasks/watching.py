@@ -11,9 +11,10 @@ import pandas as pd
 from prefect import task
 
 from firstlight import settings as settings_module
+from firstlight.settings import Settings
 from firstlight.verdict import Verdict
 from models import handoff
-from monitoring import drift, inference_log
+from monitoring import drift
 from monitoring.drift_report import DriftReport
 from rollout.records import Champion
 from tasks import doors, policy, registering
@@ -24,6 +25,8 @@ from tasks.stages import stage
 
 _LOG_SECONDS = 20.0
 """The log is written every few seconds; longer than this, what is missing was dropped."""
+_SURELY = 0.8
+"""Part of the sampled share that is waited for: a coin may fall short of its mean."""
 
 
 @stage("drift", "Compare live requests with the reference")
@@ -35,16 +38,17 @@ def first_look(release: OpenedRelease) -> DriftReport:
     settings = settings_module.current()
     version = registering.version_of(release)
     answered = int(json.loads(release.evidence("canary").read_bytes())["answered"])
-    live = _logged(settings.folder("inference-log"), release.model, version, rows=answered)
+    live = _logged(settings, release.model, version, rows=answered)
     return drift.drift(live, _held_out(handoff.load(release.handoff).reference_table()), policy.current().drift)
 
 
-def _logged(folder: Path, model: str, version: str, *, rows: int) -> pd.DataFrame:
-    """Return a version's logged requests, once the log's writer has had the time to write as many as were answered."""
+def _logged(settings: Settings, model: str, version: str, *, rows: int) -> pd.DataFrame:
+    """Return a version's logged requests, once the log's writer has had the time to write as many as were answered and are sampled."""
     deadline = time.monotonic() + _LOG_SECONDS
+    sampled = rows if settings.inference_log_sample == 1 else int(rows * settings.inference_log_sample * _SURELY)
     while True:
-        found = inference_log.read(folder, model=model, version=version)
-        if len(found) >= rows or time.monotonic() > deadline:
+        found = doors.logged(settings, model=model, version=version)
+        if len(found) >= sampled or time.monotonic() > deadline:
             return found
         time.sleep(0.5)
 
@@ -90,7 +94,7 @@ def look(model: str, hours: float) -> Look:
     if champion is None or folder is None:
         return Look(champion=None, report=None, folder=None)
     since = datetime.now(UTC) - timedelta(hours=hours)
-    logged = inference_log.read(settings.folder("inference-log"), model=model, version=champion.version, since=since)
+    logged = doors.logged(settings, model=model, version=champion.version, since=since)
     live = logged[logged["client"] != REPLAY] if "client" in logged else logged
     report = drift.drift(live, handoff.load(folder).reference_table(), policy.current().drift)
     return Look(champion=champion, report=report, folder=folder)

@@ -43,6 +43,7 @@ def _options(settings: Settings) -> str:
                 "compiled": str(settings.compiled),
                 "inference_log": settings.inference_log,
                 "inference_log_sample": settings.inference_log_sample,
+                "inference_log_spool": str(settings.inference_log_spool),
             },
             "gateway": {
                 "access": _text(settings.access_path),
@@ -51,6 +52,14 @@ def _options(settings: Settings) -> str:
                 "tls_client_ca": _text(settings.gateway_tls_client_ca),
                 "body_mb": settings.gateway_body_mb,
             },
+            # The keys of the object store are not here, where every process list shows them: AWS_ variables carry them.
+            "s3": {
+                "endpoint_url": settings.s3_endpoint_url,
+                "path_style": settings.s3_path_style,
+                "ca_bundle": _text(settings.s3_ca_bundle),
+                "region": settings.s3_region,
+            },
+            "environment": settings.environment,
             "otlp_endpoint": settings.otlp_endpoint,
         }
     )
