@@ -199,6 +199,7 @@ class _Process:
         ending = threading.Thread(target=self._provider.shutdown, name="trace-drain", daemon=True)
         ending.start()
         ending.join(_DRAIN_SECONDS)
+        self.tally.is_over = True
 
 
 class _Tally:
@@ -208,6 +209,8 @@ class _Tally:
         self._lock = threading.Lock()
         self._waiting = self._sent = self._dropped = self._failed = 0
         self._away = False
+        self.is_over = False
+        """Whether the process has stopped to trace: a sender that hangs on has nothing more to say in the log."""
 
     def admit(self) -> bool:
         """Return whether one more span may wait; a refused one is counted."""
@@ -229,7 +232,7 @@ class _Tally:
             changed, self._away = self._away is sent, not sent
             self._sent += spans if sent else 0
             self._failed += 0 if sent else spans
-        if changed:
+        if changed and not self.is_over:
             _LOG.warning("the trace collector answers again" if sent else "the trace collector does not take our spans; they are dropped")
 
     def counts(self) -> dict[str, int]:
