@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from firstlight.digest import sha256_bytes, write_atomic
@@ -128,17 +129,16 @@ class Parts:
         A few parts and :data:`_ROW_GROUP` rows are in memory at once. Returns the rows of the output, and how many rows and files were refused.
         """
         places = [place for key in keys for _, place in sorted(found[key].items())]
-        rows = refused_files = 0
+        refused_rows, refused_files = 0, set[str]()
         try:
             for table in self._written(refused, _slices(places, side=True), SIDE):
-                whole = pa.compute.less(table["row"], 0)
-                rows += table.num_rows
-                refused_files += len(pa.compute.unique(table["source_file"].filter(whole)))
-                rows -= pa.compute.sum(whole).as_py()
+                whole = pc.less(table["row"], 0)
+                refused_files.update(table["source_file"].filter(whole).to_pylist())
+                refused_rows += len(table.filter(pc.invert(whole)))
             written = sum(table.num_rows for table in self._written(self._out, _slices(places, side=False), schema))
         except OSError as error:
             raise _full(self._out.parent, error) from None
-        return written, rows, refused_files
+        return written, refused_rows, len(refused_files)
 
     def _written(self, target: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
         """Write ``tables`` into ``target``, which appears whole or not at all; yield them as they were written."""
