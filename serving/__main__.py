@@ -1,6 +1,7 @@
 """``python -m serving model|gateway|supervise``: one process each. The first line on standard output is JSON and has the port."""
 
 import argparse
+import contextlib
 import json
 import signal
 import socket
@@ -109,21 +110,50 @@ def _nursery(options: argparse.Namespace) -> int:
 
 
 def _gateway(options: argparse.Namespace) -> None:
+    from serving import exposure, tracing
     from serving import options as documents
+    from serving.access import Access, own_reader
+    from serving.access_log import AccessLog
     from serving.errors import SettingsError
     from serving.gateway import Gateway
+    from serving.listening import Listening, Sockets
+    from serving.lobby import Limits
+    from serving.tls import ServerTls
 
-    how = documents.parse(options.options).gateway
+    every = documents.parse(options.options)
+    how = every.gateway
     try:
         token = options.token_file.read_text().strip()
     except OSError as error:
         raise SettingsError(f"the token file {options.token_file} must be readable, got {error.strerror!r}") from error
+    tls = None
+    if how.tls_certificate is not None and how.tls_key is not None:
+        tls = ServerTls(certificate=how.tls_certificate, key=how.tls_key, client_ca=how.tls_client_ca)
+    access = None if how.access is None else Access(how.access, own=own_reader(options.model, _own_key(options.token_file)))
     public = process.bind(host=options.host, port=options.port) if options.fd is None else socket.socket(fileno=options.fd)
+    exposure.check(public.getsockname()[0], how)
     control = process.bind(port=options.control_port)
     port, control_port = process.port_of(public), process.port_of(control)
     process.announce("bound", role="gateway", port=port, control_port=control_port)
-    gateway = Gateway(model=options.model, token=token, body_bytes=how.body_mb << 20)
-    process.serve(gateway.app(control_port=control_port), listeners=[public, control])
+    tracing.configure(every.otlp_endpoint, service="gateway")
+    with contextlib.ExitStack() as stack:
+        stack.callback(tracing.shutdown)
+        if access is not None:
+            stack.enter_context(access)
+        log = stack.enter_context(AccessLog(options.token_file.with_name("access.log")))
+        gateway = Gateway(options.model, token=token, options=how, access=access, access_log=log)
+        Listening(gateway, Sockets(public=public, control=control, tls=tls), limits=Limits(connections=how.connections)).run()
+
+
+def _own_key(token_file: Path) -> str:
+    """Return the key that the supervisor made for our own release flow; without a supervisor, one that nobody has."""
+    from serving import access_keys
+    from serving.control import READER_FILE
+
+    try:
+        return token_file.with_name(READER_FILE).read_text().strip()
+    except FileNotFoundError:
+        return access_keys.make().text
 
 
 def _supervise(options: argparse.Namespace) -> None:
@@ -183,7 +213,7 @@ def _add_standby(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _add_gateway(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
     role = roles.add_parser("gateway", help="split requests over versions")
-    role.add_argument("--model", required=True, help="the model it answers for")
+    role.add_argument("--model", action="append", required=True, help="a model it answers for; give it again for more")
     role.add_argument("--token-file", type=Path, required=True, help="file with the token that control asks for")
     role.add_argument("--control-port", type=int, default=0, help="loopback port of the control socket; 0 takes a free one")
     role.add_argument("--fd", type=int, help="an inherited listening socket to use instead of --host and --port")

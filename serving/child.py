@@ -106,7 +106,9 @@ class Child:
         assert self._process.stdout is not None
         if not self._hear(self._process.stdout):
             return
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False) as client:
+        # A gateway is asked on its control socket: the public one may want TLS, a client certificate, or another address.
+        port = self.control_port or self.port
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False) as client:
             while self._process.poll() is None:
                 self._probe(client)
                 time.sleep(_PROBE_SECONDS)

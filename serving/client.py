@@ -1,5 +1,6 @@
 """A small synchronous client: arrays in, arrays out, binary both ways. Used by the canary's replay and by tests."""
 
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,11 +38,17 @@ class Answer:
 class InferenceClient:
     """Asks one model, directly or through the gateway."""
 
-    def __init__(self, url: str, model: str, *, client: str = "", timeout: float = 60.0) -> None:
-        """``client`` is who we say we are in the inference log; ``timeout`` in seconds."""
+    def __init__(
+        self, url: str, model: str, *, client: str = "", timeout: float = 60.0, key: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
+        """``client`` is who we say we are in the inference log of a gateway without access control; ``timeout`` in seconds.
+
+        With access control ``key`` says who we are: an API key or a bearer token. ``tls`` holds the certificates that vouch for an https
+        gateway, and ours where it asks for one; None trusts what the system trusts.
+        """
         self._path = f"/v2/models/{model}/infer"
-        headers = {CLIENT: client} if client else {}
-        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers, trust_env=False)
+        headers = {**({CLIENT: client} if client else {}), **({"authorization": f"Bearer {key}"} if key else {})}
+        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers, trust_env=False, verify=True if tls is None else tls)
 
     def infer(self, inputs: Mapping[str, Array], request_id: str | None = None) -> Answer:
         """Return the answer. Raises UnreachableError when there was none, ProtocolError for inputs that cannot be sent."""

@@ -14,7 +14,9 @@ from serving.errors import SettingsError, UnreachableError
 from serving.routes import Routes
 
 ADDRESS_FILE = "serving.json"
-"""In ``<state>/serving/<environment>/<model>/``: {gateway_url, control_url, token, pid}; mode 0600."""
+"""In ``<state>/serving/<environment>/<model>/``: {gateway_url, control_url, token, reader_key, pid}; mode 0600."""
+READER_FILE = "reader.key"
+"""Beside it: the key that the supervisor makes for our own release flow at every start; it may use this model and do nothing else."""
 
 
 def folder(state: Path, *, environment: str, model: str) -> Path:
@@ -25,10 +27,12 @@ def folder(state: Path, *, environment: str, model: str) -> Path:
 class Control:
     """Speaks to one gateway. Use as a context, or close it."""
 
-    def __init__(self, url: str, *, token: str, timeout: float = 2.0) -> None:
-        """``url`` is the control address, http://127.0.0.1:port."""
+    def __init__(self, url: str, *, token: str, model: str | None = None, timeout: float = 2.0) -> None:
+        """``url`` is the control address, http://127.0.0.1:port; ``model`` is the one that is meant where a gateway has several."""
         self.url = url
-        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False)
+        parameters = {} if model is None else {"model": model}
+        headers = {"authorization": f"Bearer {token}"}
+        self._client = httpx.Client(base_url=url, headers=headers, params=parameters, timeout=timeout, trust_env=False)
 
     def put_routes(self, routes: Routes) -> None:
         """Make the gateway route so. Raises UnreachableError, or FirstlightError when it refuses."""
@@ -69,9 +73,24 @@ class Control:
 
 def find(state: Path, *, environment: str, model: str) -> Control:
     """Return the control of the running gateway of (environment, model). Raises SettingsError when no supervisor left its address."""
+    url, token = _address(state, "control_url", "token", environment=environment, model=model)
+    return Control(url, token=token, model=model)
+
+
+def entrance(state: Path, *, environment: str, model: str) -> tuple[str, str]:
+    """Return (url, key) with which our own processes on this machine ask the running gateway for answers. Raises SettingsError.
+
+    It is the control socket, which answers ``/v2`` too and needs no TLS; a request there goes the same way and is measured the same as on
+    the public one. The key is recognised as ``canary-replay``, a reader of this model; it is not the token that changes routes.
+    """
+    url, key = _address(state, "control_url", "reader_key", environment=environment, model=model)
+    return url, key
+
+
+def _address(state: Path, *names: str, environment: str, model: str) -> list[str]:
     path = folder(state, environment=environment, model=model) / ADDRESS_FILE
     try:
         address = json.loads(path.read_text())
-        return Control(address["control_url"], token=address["token"])
+        return [str(address[name]) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise SettingsError(f"{path} must hold the gateway's address, got {error}: start it with `firstlight serve`") from error

@@ -1,245 +1,362 @@
-"""The one address callers know. It splits requests by weight and hides the loss of a version from them.
+"""The one address callers know. It splits requests by weight and hides the loss of a replica or a version from them.
 
-Two sockets, one process: the public one speaks the Open Inference Protocol V2, the control one (loopback, bearer token) takes routes and gives
-measurements. A request that fails on one version is tried on the other: inference is idempotent. The failure is charged to the version that caused it.
+Two sockets, one process: the public one speaks the Open Inference Protocol V2 to whoever may ask, the control one (loopback, bearer token) takes
+routes, gives measurements, and lets our own processes infer without an API key. What happens to an inference on its way is in ``forwarding``;
+here is who may ask, what is answered without asking a model, and what is counted.
 """
 
 import hmac
+import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import ValidationError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from collections.abc import Iterable, Mapping
 
 from firstlight import __version__
-from serving import http
-from serving.errors import ProtocolError, UnreachableError
-from serving.http import HANDLERS, REQUEST_ID, VERSION, failure, read_body
-from serving.measurements import Attempt, Measurements
-from serving.routes import Chooser, Routes, Target
-from serving.upstream import Answer, Upstream
+from serving import http, protocol, tenancy, tracing
+from serving.access import ANYBODY, Access, Action, Caller, unknown_model
+from serving.access_log import AccessLog
+from serving.access_log import Request as Line
+from serving.control_api import ControlApi
+from serving.errors import NotReadyError, OverloadedError, ProtocolError, Refused, UnreachableError
+from serving.flow import Budget
+from serving.forwarding import DEADLINE, WINDOW, Forwarding, Kept, Tried
+from serving.gateway_metrics import CONTENT_TYPE, GatewayMetrics
+from serving.http import CLIENT, REQUEST_ID, VERSION
+from serving.incoming import Incoming, Vanished, too_long
+from serving.options import GatewayOptions
+from serving.peer import Peer
+from serving.protocol import HEADER_LENGTH
+from serving.routes import sticky_key
+from serving.served import Served, fetch
+from serving.shadow import Copy, Shadows
+from serving.upstream import Upstream
 
 _LOG = logging.getLogger(__name__)
-_ATTEMPTS = 3
-_CONTROL_BODY_BYTES = 1 << 16
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Tried:
-    target: Target
-    answer: Answer | None
-    """None when there was no answer at all."""
-
-    @property
-    def failed(self) -> bool:
-        return self.answer is None or self.answer.status >= 500
+ROWS = "x-firstlight-rows"
+"""Header of a model server's answer: the rows it computed, for callers who pay by the row. It goes no further."""
+MOST_ROWS = "x-firstlight-max-rows"
+"""Header to a model server: it refuses a request with more rows."""
+_PASSED_ON = (
+    *(HEADER_LENGTH, DEADLINE, CLIENT, "content-type", "content-encoding", "accept", "accept-encoding", "traceparent", "tracestate"),
+)
+_PASSED_BACK = (HEADER_LENGTH, "content-type", "content-encoding", "retry-after", "vary")
+_JSON = (("content-type", "application/json"),)
+_OVERHEAD = 16 << 10
+_ALONE = ("ready", "infer")
 
 
 class Gateway:
     """The application of both sockets."""
 
-    def __init__(self, *, model: str, token: str, upstream: Upstream | None = None, body_bytes: int = http.BODY_BYTES) -> None:
-        """Serve ``model``; control needs ``token``. Routes come later, by PUT /routes."""
-        self.model, self._token, self._body_bytes = model, token, body_bytes
-        self.routes, self.chooser = Routes(), Chooser()
-        self.measurements = Measurements(time.time())
-        self._upstream = upstream
-        self._metrics = _Metrics()
+    def __init__(
+        self,
+        models: Iterable[str],
+        *,
+        token: str,
+        options: GatewayOptions | None = None,
+        access: Access | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """Serve ``models``; control needs ``token``. Routes come later, by PUT /routes. ``access`` None lets everybody ask."""
+        self.options = how = options or GatewayOptions()
+        self.served = {model: Served(model) for model in models}
+        self.upstream, self.metrics, self.budget = Upstream(), GatewayMetrics(), Budget(how.memory_mb << 20)
+        self.metrics.held_bytes.set_function(lambda: self.budget.used)
+        self.shadows = Shadows(upstream=self.upstream, budget=self.budget, metrics=self.metrics)
+        self.control = ControlApi(self.served, metrics=self.metrics, shadows=self.shadows)
+        self._token, self._access, self._access_log = token, access, access_log
+        self._body_bytes, self._retry_bytes = how.body_mb << 20, how.retry_mb << 20
 
-    def app(self, *, control_port: int) -> ASGIApp:
-        """Return the ASGI application for both sockets; what arrives on ``control_port`` is control."""
-        public, control = self._public(), self._control()
+    async def public(self, incoming: Incoming) -> None:
+        """Answer a request of the public socket."""
+        visit = _Visit(incoming, peer=incoming.connection.peer)
+        await self._answer(visit, trusted=False)
 
-        async def by_socket(scope: Scope, receive: Receive, send: Send) -> None:
-            server = scope.get("server")
-            chosen = control if server and server[1] == control_port else public
-            await chosen(scope, receive, send)
+    async def private(self, incoming: Incoming) -> None:
+        """Answer a request of the control socket. Without the control token it is one like those of the public socket: our own release flow's."""
+        visit = _Visit(incoming, peer=incoming.connection.peer)
+        await self._answer(visit, trusted=self._has_token(incoming), control=True)
 
-        return by_socket
-
-    def _public(self) -> Starlette:
-        model = "/v2/models/{name}"
-        routes = [
-            Route("/v2", self.server_metadata),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
-            Route("/metrics", self.prometheus),
-        ]
-        for base in (model, model + "/versions/{version}"):
-            routes += [
-                Route(base, self.forward),
-                Route(f"{base}/ready", self.forward),
-                Route(f"{base}/infer", self.forward, methods=["POST"]),
-            ]
-        return Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=self._lifespan)
-
-    def _control(self) -> Starlette:
-        routes = [
-            Route("/routes", self.get_routes, methods=["GET"]),
-            Route("/routes", self.put_routes, methods=["PUT"]),
-            Route("/measurements", self.get_measurements),
-        ]
-        return Starlette(routes=routes, exception_handlers=HANDLERS)
-
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self._upstream = self._upstream or Upstream()
-        yield
-        await self._upstream.close()
-
-    async def server_metadata(self, request: Request) -> Response:
-        """Answer GET /v2."""
-        return JSONResponse({"name": "firstlight-gateway", "version": __version__, "extensions": ["binary_tensor_data"]})
-
-    async def live(self, request: Request) -> Response:
-        """Answer GET /v2/health/live."""
-        return JSONResponse({"live": True})
-
-    async def ready(self, request: Request) -> Response:
-        """Answer GET /v2/health/ready: somebody would answer an inference."""
-        if self.routes.targets:
-            return JSONResponse({"ready": True})
-        return failure("no version is ready yet", status=503, headers={"retry-after": "1"})
-
-    async def prometheus(self, request: Request) -> Response:
-        """Answer GET /metrics in Prometheus text format."""
-        return Response(generate_latest(self._metrics.registry), media_type="text/plain; version=0.0.4")
-
-    async def forward(self, request: Request) -> Response:
-        """Answer a request about the model: by weight, or by the version in the path."""
-        identifier = http.request_id(request.headers)
-        if request.path_params["name"] != self.model:
-            raise ProtocolError(f"the model here is {self.model!r}, got {request.path_params['name']!r}", status=404)
-        body = await read_body(request, limit=self._body_bytes)
-        headers = {**request.headers, REQUEST_ID: identifier}
-        tried = await self._attempts(request, headers=headers, body=body)
-        return self._answer(tried, identifier=identifier)
-
-    async def _attempts(self, request: Request, *, headers: Mapping[str, str], body: bytes) -> list[_Tried]:
-        tried: list[_Tried] = []
-        pinned = request.path_params.get("version")
-        while len(tried) < _ATTEMPTS:
-            target = self._target(pinned, tried=tried)
-            if target is None or _useless(target, tried=tried):
-                break
-            tried.append(await self._attempt(request, target, headers=headers, body=body))
-            if not tried[-1].failed:
-                break
-        return tried
-
-    def _target(self, pinned: str | None, *, tried: list[_Tried]) -> Target | None:
-        if pinned is None:
-            return self.chooser.choose(self.routes, avoid={attempt.target.url for attempt in tried})
-        target = self.routes.target(pinned)
-        if target is None:
-            raise ProtocolError(
-                f"the versions here are {', '.join(t.version for t in self.routes.targets) or 'none'}, got {pinned!r}", status=404
-            )
-        return target
-
-    async def _attempt(self, request: Request, target: Target, *, headers: Mapping[str, str], body: bytes) -> _Tried:
-        assert self._upstream is not None
-        began, inference = time.perf_counter(), request.method == "POST"
-        self.measurements.begin(target.version)
-        answer = None
+    async def _answer(self, visit: "_Visit", *, trusted: bool, control: bool = False) -> None:
+        incoming = visit.incoming
         try:
-            answer = await self._upstream.send(request.method, target.url + request.url.path, headers=headers, body=body)
-        except UnreachableError as error:
-            _LOG.warning("attempt failed", extra={"version": target.version, "request_id": headers[REQUEST_ID], "why": str(error)})
-        except BaseException:
-            self.measurements.abandon(target.version)
+            incoming.place()
+            if incoming.problem is not None:
+                raise incoming.problem
+            if control and not trusted and not incoming.path.startswith("/v2"):
+                raise ProtocolError("control needs the bearer token of the state folder", status=401)
+            await self._dispatch(visit, trusted=trusted)
+        except (ProtocolError, OverloadedError, NotReadyError, UnreachableError) as error:
+            self._fail(visit, error)
+        except Vanished:
             raise
-        tried = _Tried(target=target, answer=answer)
-        self._charge(tried, seconds=answer.seconds if answer else time.perf_counter() - began, inference=inference)
-        return tried
+        except Exception as error:
+            _LOG.exception("a request failed", extra={"request_id": visit.identifier}, exc_info=error)
+            visit.reason = "error"
+            self._fail(visit, ProtocolError("the gateway failed on this request; its log has the reason", status=500))
+        finally:
+            if self._access_log is not None and not trusted:
+                self._access_log.write(visit.line())
 
-    def _charge(self, tried: _Tried, *, seconds: float, inference: bool) -> None:
-        version, answer = tried.target.version, tried.answer
-        if not inference:
-            self.measurements.abandon(version)
+    def _fail(self, visit: "_Visit", error: Exception) -> None:
+        if visit.incoming.started:
+            raise Vanished
+        status, headers = 503, {"retry-after": str(getattr(error, "retry_after", 1))}
+        if isinstance(error, ProtocolError):
+            status, headers = error.status, dict(error.headers) if isinstance(error, Refused) else {}
+        visit.reason = visit.reason or (error.reason if isinstance(error, Refused) and error.reason else _REASONS.get(status, "request"))
+        if isinstance(error, Refused) and visit.caller is None and error.who:
+            visit.who = error.who
+        self.metrics.refused(visit.reason)
+        if visit.action is Action.INFER and visit.model in self.served and visit.caller is not None:
+            self.metrics.request(visit.model, status=status, seconds=time.perf_counter() - visit.began)
+        _send(visit, status, {**headers, "content-type": "application/json"}, protocol.error_body(str(error)))
+
+    async def _dispatch(self, visit: "_Visit", *, trusted: bool) -> None:
+        incoming = visit.incoming
+        parts = incoming.path.split("/")
+        if parts[1] == "v2" and len(parts) >= 4 and parts[2] == "models":
+            await self._about_model(visit, parts[3], parts[4:], trusted=trusted)
             return
-        refused = answer is not None and 400 <= answer.status < 500
-        attempt = Attempt(time.time(), seconds, failed=tried.failed, answered=answer is not None, refused=refused)
-        self.measurements.end(version, attempt)
-        self._metrics.attempt(version, status=answer.status if answer else 0, seconds=seconds)
+        if incoming.path == "/v2/health/live":
+            _get(incoming)
+            _send(visit, 200, dict(_JSON), b'{"live":true}')
+        elif incoming.path == "/v2/health/ready":
+            _get(incoming)
+            self._ready(visit)
+        elif incoming.path == "/v2":
+            _get(incoming)
+            self._admit(visit, Action.METADATA, None, trusted=trusted)
+            _send(
+                visit,
+                200,
+                dict(_JSON),
+                json.dumps({"name": "firstlight-gateway", "version": __version__, "extensions": _EXTENSIONS}).encode(),
+            )
+        elif incoming.path == "/metrics":
+            _get(incoming)
+            caller = self._admit(visit, Action.METRICS, None, trusted=trusted)
+            _send(visit, 200, {"content-type": CONTENT_TYPE}, tenancy.exposition(self.metrics.registry, caller))
+        elif incoming.path in ("/routes", "/measurements") and (trusted or self._access is not None):
+            action = Action.ROUTES_WRITE if incoming.method == "PUT" else Action.ROUTES_READ
+            self._admit(visit, action, self.control.model_of(incoming, default=trusted), trusted=trusted)
+            status, body = await self.control.answer(incoming)
+            _send(visit, status, dict(_JSON), body)
+        else:
+            raise ProtocolError("Not Found", status=404)
 
-    def _answer(self, tried: list[_Tried], *, identifier: str) -> Response:
-        answered = next((attempt for attempt in reversed(tried) if attempt.answer is not None), None)
-        if answered is None or answered.answer is None:
-            why = "no version is ready" if not tried else "no version answered"
-            return failure(f"{why}, try again in a second", status=503, headers={"retry-after": "1", REQUEST_ID: identifier})
-        answer = answered.answer
-        headers = {**answer.headers, VERSION: answered.target.version, REQUEST_ID: identifier}
-        return Response(answer.body, status_code=answer.status, headers=headers)
+    def _ready(self, visit: "_Visit") -> None:
+        if all(served.routes.targets for served in self.served.values()):
+            _send(visit, 200, dict(_JSON), b'{"ready":true}')
+            return
+        raise NotReadyError("no version is ready yet")
 
-    async def get_routes(self, request: Request) -> Response:
-        """Answer GET /routes on the control socket: the routes, and what is in flight on each version."""
-        self._authorise(request)
-        return JSONResponse({**self.routes.model_dump(), "in_flight": self.measurements.in_flight()})
+    async def _about_model(self, visit: "_Visit", model: str, rest: list[str], *, trusted: bool) -> None:
+        incoming, pinned = visit.incoming, None
+        if len(rest) >= 2 and rest[0] == "versions":
+            pinned, rest = rest[1], rest[2:]
+        what = rest[0] if rest else ""
+        if len(rest) > 1 or (rest and what not in _ALONE):
+            raise ProtocolError("Not Found", status=404)
+        visit.model = model
+        caller = self._admit(visit, Action.INFER if what == "infer" else Action.METADATA, model, trusted=trusted)
+        served = self.served.get(model)
+        if served is None:
+            raise unknown_model(model)
+        if what != "infer":
+            _get(incoming)
+            await self._metadata(visit, served, pinned, what=what)
+            return
+        if incoming.method != "POST":
+            raise Refused("an inference must be sent by POST", status=405, headers={"allow": "POST"}, reason="method")
+        with tracing.span("gateway infer", headers=incoming.headers, kind=tracing.SERVER, model=model) as span:
+            tracing.about(request_id=visit.identifier, headers=incoming.headers, span=span)
+            await self._infer(visit, served, caller, pinned=pinned, span=span)
+            span.answered(incoming.status)
 
-    async def put_routes(self, request: Request) -> Response:
-        """Answer PUT /routes: the next request goes by the new routes, those in flight finish where they are."""
-        self._authorise(request)
-        try:
-            routes = Routes.model_validate_json(await read_body(request, limit=_CONTROL_BODY_BYTES))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ProtocolError(f"routes must be valid: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
-        if routes != self.routes:
-            _LOG.info("routes changed", extra={"routes": routes.model_dump()})
-        self.routes = routes
-        self._metrics.weights(routes)
-        return await self.get_routes(request)
-
-    async def get_measurements(self, request: Request) -> Response:
-        """Answer GET /measurements?since=<unix seconds>."""
-        self._authorise(request)
-        since = request.query_params.get("since", "0")
-        try:
-            moment = float(since)
-        except ValueError:
-            raise ProtocolError(f"'since' must be unix seconds, got {since[:40]!r}") from None
-        return JSONResponse(self.measurements.since(moment))
-
-    def _authorise(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self._token.encode()):
-            raise ProtocolError("control needs the bearer token of the state folder", status=401)
-
-
-def _useless(target: Target, *, tried: list[_Tried]) -> bool:
-    """Whether asking ``target`` again cannot help: it answered this very request with an error already."""
-    earlier = [attempt for attempt in tried if attempt.target.url == target.url]
-    return len(earlier) >= 2 or any(attempt.answer is not None for attempt in earlier)
-
-
-class _Metrics:
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._attempts = Counter(
-            "firstlight_gateway_attempts", "Attempts by version and status (0: no answer)", ("version", "code"), registry=self.registry
+    async def _infer(self, visit: "_Visit", served: Served, caller: Caller, *, pinned: str | None, span: tracing.Span) -> None:
+        incoming, limit = visit.incoming, min(self._body_bytes, caller.limits.body_bytes or self._body_bytes)
+        if (incoming.announced or 0) > limit:
+            raise too_long(limit)
+        window = _OVERHEAD + (WINDOW if incoming.announced is None else min(incoming.announced, WINDOW))
+        if not self.budget.take(window):
+            visit.reason = "memory"
+            raise OverloadedError("the gateway holds as much as it can: try again in a second")
+        kept = Kept(self.budget, self._retry_bytes)
+        way = Forwarding(
+            incoming,
+            served,
+            upstream=self.upstream,
+            metrics=self.metrics,
+            kept=kept,
+            headers=self._passed_on(visit, caller),
+            answer_seconds=self.options.answer_seconds,
+            body_bytes=limit,
+            span=span,
         )
-        self._seconds = Histogram(
-            "firstlight_gateway_seconds", "Seconds of an attempt", ("version",), buckets=_SECONDS, registry=self.registry
+        try:
+            incoming.go_on()
+            shadow = served.routes.shadow if self.shadows.wants(served.routes.shadow) else None
+            client = caller.name or incoming.headers.get(CLIENT, "") or visit.peer.address
+            tried = await way.run(pinned=pinned, key=sticky_key(served.routes, incoming.headers, client=client))
+            await self._pass_back(visit, served, way, tried)
+            if tried is not None:
+                self._pay(caller, visit, tried)
+                if shadow is not None:
+                    copy = (
+                        _copy(served, shadow.target.version, shadow.target.urls, way, tried)
+                        if kept.is_whole and incoming.complete
+                        else None
+                    )
+                    self.shadows.offer(copy, model=served.model, shadow=shadow)
+        finally:
+            way.close()
+            self.budget.give(window)
+
+    async def _pass_back(self, visit: "_Visit", served: Served, way: Forwarding, tried: Tried | None) -> None:
+        incoming = visit.incoming
+        if tried is None:
+            visit.reason = "unavailable"
+            raise NotReadyError(f"no version {'answered' if way.tried else 'is ready'}, try again in a second")
+        headers = {name: tried.headers[name] for name in _PASSED_BACK if name in tried.headers}
+        headers.update({name: value for name, value in tried.headers.items() if name.startswith("x-firstlight-") and name != ROWS})
+        headers[VERSION] = visit.version = tried.target.version
+        headers[REQUEST_ID] = visit.identifier
+        incoming.start(tried.status, headers.items(), length=tried.length, pieces=tried.pieces)
+        if tried.rest is not None and not await way.pass_rest(tried):
+            visit.reason = "broken"
+            raise Vanished
+        while incoming.is_slow:
+            await incoming.signal.wait()
+        incoming.finish()
+        visit.status, visit.sent = tried.status, tried.length or 0
+        self.metrics.request(served.model, status=tried.status, seconds=time.perf_counter() - visit.began)
+
+    def _pay(self, caller: Caller, visit: "_Visit", tried: Tried) -> None:
+        rows = tried.headers.get(ROWS, "")
+        visit.rows = int(rows) if rows.isdigit() else None
+        if self._access is not None and caller is not ANYBODY:
+            unannounced = visit.incoming.received if visit.incoming.announced is None else 0
+            self._access.charge(caller, now=time.time(), rows=visit.rows or 0, body_bytes=unannounced)
+
+    async def _metadata(self, visit: "_Visit", served: Served, pinned: str | None, *, what: str) -> None:
+        """Ask a version about the model; another one when it does not answer."""
+        targets = served.routes.targets if pinned is None else tuple(filter(None, (served.routes.target(pinned),)))
+        if pinned is not None and not targets:
+            raise ProtocolError(f"there is no version {pinned!r} here", status=404)
+        path = f"/v2/models/{served.model}{'/ready' if what else ''}"
+        for target in targets:
+            replica = served.replicas.choose(target.urls, now=time.monotonic())
+            try:
+                status, headers, body = await fetch(self.upstream, replica.url, path, seconds=5.0)
+            except UnreachableError:
+                continue
+            back = {name: headers[name] for name in _PASSED_BACK if name in headers}
+            visit.version = target.version
+            _send(visit, status, {**back, VERSION: target.version}, body)
+            return
+        raise NotReadyError(f"no version {'answered' if targets else 'is ready'}, try again in a second")
+
+    def _admit(self, visit: "_Visit", action: Action, model: str | None, *, trusted: bool) -> Caller:
+        visit.action = action
+        if trusted or self._access is None:
+            visit.caller = ANYBODY
+        else:
+            visit.address = self._access.address(visit.incoming.headers, visit.peer)
+            visit.caller = self._access.admit(visit.incoming.headers, action=action, model=model, now=visit.time, peer=visit.peer)
+        return visit.caller
+
+    def _has_token(self, incoming: Incoming) -> bool:
+        given = incoming.headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
+
+    def _passed_on(self, visit: "_Visit", caller: Caller) -> dict[str, str]:
+        """Return the headers that go on to a model server: these and no others, so no credential ever does."""
+        given = visit.incoming.headers
+        headers = {name: given[name] for name in _PASSED_ON if name in given}
+        headers[REQUEST_ID] = visit.identifier
+        if caller is not ANYBODY:
+            headers[CLIENT] = caller.name
+        if caller.limits.rows is not None:
+            headers[MOST_ROWS] = str(caller.limits.rows)
+        return headers
+
+
+class _Visit:
+    """What is known of one request, for its answer and its line in the access log."""
+
+    __slots__ = (
+        "action",
+        "address",
+        "began",
+        "caller",
+        "identifier",
+        "incoming",
+        "model",
+        "peer",
+        "reason",
+        "rows",
+        "sent",
+        "status",
+        "time",
+        "version",
+        "who",
+    )
+
+    def __init__(self, incoming: Incoming, *, peer: Peer) -> None:
+        self.incoming, self.peer, self.address = incoming, peer, peer.address
+        self.began, self.time = time.perf_counter(), time.time()
+        self.identifier = http.request_id(incoming.headers)
+        self.caller: Caller | None = None
+        self.action: Action | None = None
+        self.model = self.version = self.reason = self.who = ""
+        self.status = self.sent = 0
+        self.rows: int | None = None
+
+    def line(self) -> Line:
+        incoming = self.incoming
+        return Line(
+            time=self.time,
+            request_id=self.identifier,
+            client=self.caller.name if self.caller else self.who,
+            address=self.address,
+            method=incoming.method,
+            path=incoming.path,
+            status=self.status or incoming.status,
+            seconds=time.perf_counter() - self.began,
+            bytes_in=incoming.received,
+            bytes_out=self.sent,
+            action=self.action.value if self.action else "",
+            model=self.model,
+            version=self.version,
+            rows=self.rows,
+            proof=self.caller.proof if self.caller else "",
+            reason=self.reason or ("" if incoming.finished else "left"),
         )
-        self._weight = Gauge("firstlight_gateway_weight_percent", "Percent of requests", ("version", "track"), registry=self.registry)
 
-    def attempt(self, version: str, *, status: int, seconds: float) -> None:
-        self._attempts.labels(version, str(status)).inc()
-        self._seconds.labels(version).observe(seconds)
 
-    def weights(self, routes: Routes) -> None:
-        self._weight.clear()
-        if routes.stable is not None:
-            self._weight.labels(routes.stable.version, "stable").set(100 - routes.canary_weight)
-        if routes.canary is not None:
-            self._weight.labels(routes.canary.version, "canary").set(routes.canary_weight if routes.stable else 100)
+_EXTENSIONS = ["binary_tensor_data"]
+_REASONS = {400: "request", 404: "path", 405: "method", 408: "timeout", 413: "size", 431: "size", 503: "unavailable"}
+
+
+def _get(incoming: Incoming) -> None:
+    if incoming.method not in ("GET", "HEAD"):
+        raise Refused("this must be asked for by GET", status=405, headers={"allow": "GET"}, reason="method")
+
+
+def _send(visit: _Visit, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    visit.status, visit.sent = status, len(body)
+    visit.incoming.answer(status, [*headers.items(), (REQUEST_ID, visit.identifier)], body)
+
+
+def _copy(served: Served, version: str, urls: tuple[str, ...], way: Forwarding, tried: Tried) -> Copy:
+    return Copy(
+        model=served.model,
+        path=served.path,
+        target=(version, urls),
+        headers=way.headers,
+        pieces=tuple(way.kept.pieces),
+        size=way.kept.size,
+        live_status=tried.status,
+        live_seconds=tried.seconds,
+    )

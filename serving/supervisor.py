@@ -23,9 +23,9 @@ from firstlight.errors import FirstlightError
 from rollout.reconciler import effective_traffic
 from rollout.spec import Desired, Observed, Traffic
 from rollout.store import Store
-from serving import control, planning, process
+from serving import access_keys, control, exposure, planning, process
 from serving.child import Child
-from serving.control import ADDRESS_FILE, Control
+from serving.control import ADDRESS_FILE, READER_FILE, Control
 from serving.errors import SettingsError
 from serving.fleet import Fleet
 from serving.options import Options
@@ -71,11 +71,14 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         """Take the lock and the public port. Raises SettingsError when either is taken."""
         self.settings = settings
+        exposure.check(settings.host, settings.options.gateway)
         self._lock = _lock(settings)
         self._listener = _bind_patiently(settings)
         self._token = secrets.token_urlsafe(24)
         self._token_file = settings.folder / "control.token"
         write_atomic(self._token_file, self._token.encode())
+        self._reader = access_keys.make()
+        write_atomic(settings.folder / READER_FILE, self._reader.text.encode())
         self._store = Store(settings.store_url)
         self._fleet = Fleet(
             folder=settings.folder, options=settings.options, ready_seconds=settings.ready_seconds, standby=settings.standby
@@ -91,7 +94,9 @@ class Supervisor:
     @property
     def url(self) -> str:
         """The gateway's public address; it outlives the gateway's process, because this process holds the socket."""
-        return f"http://{self.settings.host}:{process.port_of(self._listener)}"
+        scheme = "http" if self.settings.options.gateway.tls_certificate is None else "https"
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return f"{scheme}://{host}:{process.port_of(self._listener)}"
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
@@ -248,6 +253,7 @@ class Supervisor:
             "gateway_url": self.url,
             "control_url": f"http://127.0.0.1:{gateway.control_port}",
             "token": self._token,
+            "reader_key": self._reader.text,
             "pid": os.getpid(),
         }
         write_atomic(self.settings.folder / ADDRESS_FILE, json.dumps(address).encode())

@@ -44,7 +44,11 @@ BAD_ROUTES = {
     "weight-above-100": {"canary": CANARY.model_dump(), "canary_weight": 101},
     "same-version": {"stable": STABLE.model_dump(), "canary": STABLE.model_dump()},
     "file-url": {"stable": {"version": "1", "url": "file:///etc/passwd"}},
-    "unknown-field": {"shadow": None},
+    "unknown-field": {"mirror": None},
+    "replica-of-a-file": {"stable": {"version": "1", "url": "http://x", "replicas": ["file:///etc/passwd"]}},
+    "other-of-the-same-version": {"stable": STABLE.model_dump(), "others": [STABLE.model_dump()]},
+    "shadow-above-100": {"shadow": {"target": CANARY.model_dump(), "percent": 101}},
+    "sticky-by-nothing": {"sticky": "header:"},
 }
 
 

@@ -1,0 +1,147 @@
+"""The gateway between several models, versions, replicas and a shadow, and while its routes change."""
+
+import threading
+import time
+
+import httpx
+
+from serving.control import Control
+from serving.routes import Routes, Shadow, Target
+from tests.serving.acting import INFER, TOKEN, Actor, echo, stage, until, whole
+
+
+def test_two_models_behind_one_gateway_keep_their_routes_and_counts_apart():
+    first, second = echo("1"), Actor(lambda ask: whole(b"second"), version="5")
+    with (
+        stage(first, second, models=("m", "n")) as made,
+        Control(made.control.url, token=TOKEN, model="n") as other,
+        Control(made.control.url, token=TOKEN, model="m") as one,
+    ):
+        one.put_routes(Routes(stable=first.target))
+        other.put_routes(Routes(stable=second.target))
+        assert made.post(b"ab").content == b"ba"
+        assert made.post(path="/v2/models/n/infer").content == b"second"
+        assert set(one.measurements()["versions"]) == {"1"}
+        assert set(other.measurements()["versions"]) == {"5"}
+        assert other.routes()[0].stable == second.target
+
+
+def test_replicas_share_the_load_and_one_that_fails_is_left_out_without_a_failed_request():
+    ill = threading.Event()
+    first = echo()
+    second = Actor(lambda ask: None if ill.is_set() else whole(ask.body()[::-1]))
+    with stage(first, second, health_seconds=30) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        made.route(first)
+        made.control.put_routes(
+            made.control.routes()[0].model_copy(update={"stable": Target(version="1", url=first.url, replicas=(second.url,))})
+        )
+        for _ in range(10):
+            assert client.post(INFER, content=b"ab").content == b"ba"
+        assert (len(first.asked), len(second.asked)) == (5, 5)
+        ill.set()
+        codes = {client.post(INFER, content=b"ab").status_code for _ in range(60)}
+        assert codes == {200}
+        assert made.metric("firstlight_gateway_ejected", model="m", version="1", replica=second.url) == 1.0
+        assert len(second.asked) < 30
+
+
+def test_a_replica_that_fails_its_health_checks_is_asked_no_more_until_it_is_well():
+    first, second = echo(), echo()
+    with stage(first, second, health_seconds=0.05) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        made.route(first)
+        made.control.put_routes(
+            made.control.routes()[0].model_copy(update={"stable": Target(version="1", url=first.url, replicas=(second.url,))})
+        )
+        second.is_healthy = False
+        until(lambda: made.gateway.served["m"].replicas.known[second.url].failed_checks >= 2)
+        before = len(second.asked)
+        assert {client.post(INFER, content=b"ab").status_code for _ in range(10)} == {200}
+        assert len(second.asked) == before
+        second.is_healthy = True
+        until(lambda: made.gateway.served["m"].replicas.known[second.url].failed_checks == 0)
+        assert {client.post(INFER, content=b"ab").status_code for _ in range(10)} == {200}
+        assert len(second.asked) > before
+
+
+def test_a_shadow_gets_its_share_of_copies_and_its_troubles_reach_no_caller():
+    stable, shadow = echo("1"), Actor(lambda ask: ask.body() and whole(b"ill", status=500), version="2")
+    with stage(stable, shadow) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        made.route(stable, shadow=Shadow(target=shadow.target, percent=25))
+        assert {client.post(INFER, content=b"ab").content for _ in range(40)} == {b"ba"}
+        until(lambda: made.control.measurements()["shadow"].get("2", {}).get("sent") == 10)
+        seen = made.control.measurements()["shadow"]["2"]
+        assert (seen["failed"], seen["same_status"], seen["statuses"], seen["live_statuses"]) == (10, 0, {"500": 10}, {"200": 10})
+        assert len(seen["seconds"]) == len(seen["live_seconds"]) == 10
+        assert "2" not in made.control.measurements()["versions"]
+        assert made.gateway.budget.used == 0
+
+
+def test_a_shadow_that_hangs_costs_copies_and_no_time():
+    stable, shadow = echo("1"), Actor(lambda ask: time.sleep(3), version="2")
+    with stage(stable, shadow) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        made.route(stable, shadow=Shadow(target=shadow.target, percent=100))
+        assert {client.post(INFER, content=b"ab").status_code for _ in range(100)} == {200}
+        assert made.metric("firstlight_gateway_shadow_total", model="m", version="2", outcome="dropped") >= 100 - 64 - 2
+        assert max(made.control.measurements()["versions"]["1"]["seconds"]) < 2
+
+
+def test_a_caller_stays_on_one_side_by_name_or_header_and_the_weight_holds_over_many():
+    one, two = echo("1"), echo("2")
+    with stage(one, two) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        for sticky, header in (("client", "x-firstlight-client"), ("header:x-user", "x-user")):
+            made.route(one, two, 30, sticky=sticky)
+            sides = {}
+            for user in range(60):
+                seen = {
+                    client.post(INFER, content=b"a", headers={header: f"user-{user}"}).headers["x-firstlight-version"] for _ in range(3)
+                }
+                assert len(seen) == 1
+                sides[user] = seen.pop()
+            assert 5 <= sum(side == "2" for side in sides.values()) <= 32
+            made.route(one, two, 60, sticky=sticky)
+            for user, side in sides.items():
+                now = client.post(INFER, content=b"a", headers={header: f"user-{user}"}).headers["x-firstlight-version"]
+                assert now == "2" or side == "1"
+
+
+def test_routes_change_under_load_without_a_failed_request():
+    one, two = echo("1"), echo("2")
+    with stage(one, two) as made:
+        made.route(one)
+        failures, versions, stop = [], [], threading.Event()
+
+        def ask():
+            with httpx.Client(base_url=made.url, trust_env=False) as client:
+                while not stop.is_set():
+                    answer = client.post(INFER, content=b"x" * 50_000)
+                    versions.append(answer.headers["x-firstlight-version"])
+                    if answer.status_code != 200:
+                        failures.append(answer.status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(60):
+            made.route(*((one, two, number) if number % 3 else (two,)))
+            time.sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert (failures, set(versions)) == ([], {"1", "2"})
+        assert made.control.routes()[1] == {}
+
+
+def test_the_control_socket_infers_for_our_own_processes_and_asks_for_the_token():
+    actor = echo()
+    with stage(actor) as made:
+        made.route(actor)
+        mine = httpx.post(
+            made.control.url + INFER,
+            content=b"ab",
+            headers={"authorization": f"Bearer {TOKEN}", "x-firstlight-client": "canary-replay"},
+            trust_env=False,
+        )
+        assert (mine.status_code, mine.content) == (200, b"ba")
+        assert actor.asked[-1].headers["x-firstlight-client"] == "canary-replay"
+        for path in ("/routes", "/measurements", "/metrics"):
+            assert httpx.get(made.control.url + path, trust_env=False).status_code == 401
