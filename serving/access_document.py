@@ -248,6 +248,11 @@ def parse(data: bytes, where: str = "the access file") -> AccessDocument:
 
 def read(path: Path) -> AccessDocument:
     """Return the document in the file ``path``. Raises AccessFileError when it cannot be read, used or trusted."""
+    return parse(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of an access file. Raises AccessFileError when it cannot be read or trusted."""
     try:
         with path.open("rb") as stream:
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -258,4 +263,4 @@ def read(path: Path) -> AccessDocument:
         raise AccessFileError(f"the access file {path} must not be writable by everybody, found mode {mode:o}: chmod o-w {path}")
     if len(data) > SIZE_LIMIT:
         raise AccessFileError(f"the access file {path} must have at most {SIZE_LIMIT} bytes, found more")
-    return parse(data, str(path))
+    return data
