@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from firstlight import settings as settings_module
@@ -85,7 +86,7 @@ def run(release: OpenedRelease) -> CanaryReport:
             records, release.environment, release.model, lease_seconds=spec.policy.lease_seconds, by=f"release {release.id}"
         )
         _wait_for_supervisor(backend)
-        with _traffic_back_on_error(backend, spec), _replay(release, backend, spec) as replay:
+        with _traffic_back_on_error(backend, spec), _replay(release, settings, spec) as replay:
             return _Rollout(release, settings, records, spec, backend, replay).run()
 
 
@@ -97,8 +98,9 @@ def _wait_for_supervisor(backend: LocalBackend) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _replay(release: OpenedRelease, backend: LocalBackend, spec: RolloutSpec) -> Replay:
-    return Replay(backend.gateway_url or "", handoff.load(release.handoff), checking.evaluated(release), candidate=spec.canary)
+def _replay(release: OpenedRelease, settings: Settings, spec: RolloutSpec) -> Replay:
+    way_in = partial(control.entrance, settings.state, environment=release.environment, model=release.model)
+    return Replay(way_in, handoff.load(release.handoff), checking.evaluated(release), candidate=spec.canary)
 
 
 @contextmanager

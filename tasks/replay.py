@@ -6,8 +6,9 @@ was evaluated).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
@@ -15,12 +16,16 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 
+from firstlight.errors import FirstlightError
 from models.handoff import HandOff
 from models.summary import VECTOR_LIMIT
 from serving.client import Answer, InferenceClient, UnreachableError
 
 REPLAY = "canary-replay"
 """Who a replay says it is in the inference log: its requests are no live traffic, and no look for drift counts them."""
+
+WayIn = Callable[[], tuple[str, str]]
+"""Returns the gateway's address and the key by which it knows us; raises FirstlightError when there is none now."""
 
 CLIENTS = 2
 """Callers at a time: enough to overlap sending and computing on two cores."""
@@ -39,7 +44,9 @@ class Tally:
 class Replay:
     """Sends held-out spectra, one a request, in a fixed shuffled order (files lie in it as they were observed), round and round."""
 
-    def __init__(self, url: str, papers: HandOff, evaluated: pd.DataFrame, *, candidate: str) -> None:
+    def __init__(self, way_in: WayIn, papers: HandOff, evaluated: pd.DataFrame, *, candidate: str) -> None:
+        """``way_in`` says where the gateway is; it is asked again when nobody answers there any more."""
+        self._way_in = way_in
         self._inputs = papers.holdout_inputs()
         self._papers = papers
         self._expected = _expected(papers, evaluated)
@@ -48,7 +55,7 @@ class Replay:
         self._order = np.random.default_rng(0).permutation(len(evaluated))
         self._turn = count()
         self._lock = Lock()
-        self._clients = [InferenceClient(url, papers.name, client=REPLAY) for _ in range(CLIENTS)]
+        self._clients = [self._client() for _ in range(CLIENTS)]
         self.tallies: dict[str, Tally] = {}
         self.unanswered = Counter[str]()
         """Sentences of requests that got no good answer."""
@@ -86,8 +93,20 @@ class Replay:
                 answer = self._clients[place].infer(one, request_id=f"replay-{self._candidate}-{row}")
             except UnreachableError as error:
                 self._fault(str(error))
+                self._find_again(place)
                 continue
             self._take(row, answer)
+
+    def _client(self) -> InferenceClient:
+        url, key = self._way_in()
+        return InferenceClient(url, self._papers.name, client=REPLAY, key=key)
+
+    def _find_again(self, place: int) -> None:
+        """A gateway or supervisor that was started anew has another port and knows us by another key."""
+        with suppress(FirstlightError):
+            found = self._client()
+            self._clients[place].close()
+            self._clients[place] = found
 
     def _take(self, row: int, answer: Answer) -> None:
         if not answer.ok:

@@ -23,7 +23,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> object:
 def replay(papers: object) -> Iterator[Replay]:
     table = evaluate(papers.folder).table.assign(label_class="")  # type: ignore[attr-defined]
     table.loc[0, "label_class"] = "calm"
-    with Replay("http://127.0.0.1:1", papers, table, candidate="2") as made:  # type: ignore[arg-type]
+    with Replay(lambda: ("http://127.0.0.1:1", ""), papers, table, candidate="2") as made:  # type: ignore[arg-type]
         yield made
 
 
