@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
 
 from rollout.errors import StoreBusy, StoreRefused, StoreUnreachable
-from rollout.tables import METADATA, SCHEMA, SCHEMA_VERSION
+from rollout.tables import METADATA, MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for another one before it gives up with StoreBusy."""
@@ -28,7 +28,11 @@ class Database:
         self._url = _parsed(url)
         self._busy_seconds = busy_seconds
         self._engine = self._make_engine()
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give back every connection."""
@@ -59,22 +63,29 @@ class Database:
 
     def _prepare(self) -> None:
         with self.reading() as connection:
-            if self._schema_is_there(connection):
+            if self._schema(connection) == SCHEMA_VERSION:
                 return
         with self.writing() as connection:
-            if not self._schema_is_there(connection):  # another process may have been faster
+            found = self._schema(connection)  # another process may have been faster
+            if found == 0:
                 METADATA.create_all(connection)
                 connection.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
+                return
+            for older in range(found, SCHEMA_VERSION):  # one transaction: a process that dies in it has changed nothing
+                for statement in MIGRATIONS[older]:
+                    connection.execute(text(statement))
+            connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
 
-    def _schema_is_there(self, connection: Connection) -> bool:
+    def _schema(self, connection: Connection) -> int:
+        """Return the schema that is there, 0 when there is none. Raises StoreRefused for one that cannot be brought up to ours."""
         if not inspect(connection).has_table(SCHEMA.name):
-            return False
+            return 0
         found = connection.execute(select(SCHEMA.c.version)).scalar()
-        if found != SCHEMA_VERSION:
+        if found != SCHEMA_VERSION and found not in MIGRATIONS:
             raise StoreRefused(
                 f"the rollout store {self._name} must have schema {SCHEMA_VERSION}, found {found!r}; use the firstlight that wrote it"
             )
-        return True
+        return int(found)
 
     @property
     def _name(self) -> str:

@@ -110,6 +110,10 @@ class ServableVersion:
     """sha256 of model.pt2."""
     handoff_digest: str
     """sha256 of handoff.yaml."""
+    backend: str = "eager"
+    """How it is run: what its own benchmark chose, or eager."""
+    backend_digest: str | None = None
+    """Digest of the backend's compiled file; None for a backend that has none."""
 
 
 class Phase(StrEnum):

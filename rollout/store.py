@@ -76,9 +76,14 @@ class Store:
     # servable versions
 
     def add_version(self, new: ServableVersion) -> None:
-        """Make a version servable; again is a no-op but for its folder. Raises UnknownVersion when its number holds other bytes."""
+        """Make a version servable; again changes nothing but its folder. Raises UnknownVersion when its number holds other bytes."""
         with self._database.writing() as connection:
             traffic_rows.add_version(connection, new, at=self._clock())
+
+    def set_backend(self, model: str, version: str, *, backend: str, digest: str | None) -> None:
+        """Say how a version is run: the backend, and the digest of its compiled file (None: it has none). Raises UnknownVersion."""
+        with self._database.writing() as connection:
+            traffic_rows.set_backend(connection, model, version, backend=backend, digest=digest)
 
     def version(self, model: str, version: str) -> ServableVersion:
         """Return a servable version. Raises UnknownVersion."""

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 METADATA = MetaData()
 
@@ -66,6 +66,8 @@ VERSIONS = Table(
     Column("model_digest", String, nullable=False),
     Column("handoff_digest", String, nullable=False),
     Column("added_at", Float, nullable=False),
+    Column("backend", String, nullable=False, server_default="eager"),
+    Column("backend_digest", String),
 )
 
 RELEASES = Table(
@@ -128,6 +130,14 @@ STEPS = Table(
     Column("point", JSON, nullable=False),
     sqlite_autoincrement=True,
 )
+
+MIGRATIONS = {
+    1: (
+        "ALTER TABLE versions ADD COLUMN backend VARCHAR NOT NULL DEFAULT 'eager'",
+        "ALTER TABLE versions ADD COLUMN backend_digest VARCHAR",
+    ),
+}
+"""Schema -> statements that make the next one of it, the same on SQLite and PostgreSQL; what was stored stays."""
 
 _SQLITE_APPEND_ONLY = """
 CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}

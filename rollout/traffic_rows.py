@@ -104,11 +104,15 @@ def observed(connection: Connection, environment: str, model: str) -> Observed |
 
 
 def add_version(connection: Connection, new: ServableVersion, *, at: float) -> None:
-    """Add a servable version; again is a no-op but for the folder. Raises UnknownVersion when the number holds other bytes."""
+    """Add a servable version; again changes nothing but the folder, how it is run least of all.
+
+    Raises UnknownVersion when the number holds other bytes.
+    """
     found = find_version(connection, new.model, new.version)
     values = {"folder": new.folder, "model_digest": new.model_digest, "handoff_digest": new.handoff_digest}
     if found is None:
-        connection.execute(insert(VERSIONS).values(model=new.model, version=new.version, added_at=at, **values))
+        run = {"backend": new.backend, "backend_digest": new.backend_digest}
+        connection.execute(insert(VERSIONS).values(model=new.model, version=new.version, added_at=at, **values, **run))
         return
     if (found.model_digest, found.handoff_digest) != (new.model_digest, new.handoff_digest):
         raise UnknownVersion(
@@ -119,6 +123,13 @@ def add_version(connection: Connection, new: ServableVersion, *, at: float) -> N
     if found.folder != new.folder:
         at_number = and_(VERSIONS.c.model == new.model, VERSIONS.c.version == new.version)
         connection.execute(update(VERSIONS).where(at_number).values(folder=new.folder))
+
+
+def set_backend(connection: Connection, model: str, version: str, *, backend: str, digest: str | None) -> None:
+    """Write how a version is run. Raises UnknownVersion."""
+    get_version(connection, model, version)
+    at_number = and_(VERSIONS.c.model == model, VERSIONS.c.version == version)
+    connection.execute(update(VERSIONS).where(at_number).values(backend=backend, backend_digest=digest))
 
 
 def find_version(connection: Connection, model: str, version: str) -> ServableVersion | None:
@@ -174,7 +185,7 @@ def _of(table: object, environment: str, model: str) -> ColumnElement[bool]:
 
 def _version(row: Row[tuple[object, ...]]) -> ServableVersion:
     values = row._mapping
-    fields = ("model", "version", "folder", "model_digest", "handoff_digest")
+    fields = ("model", "version", "folder", "model_digest", "handoff_digest", "backend", "backend_digest")
     return ServableVersion(**{name: values[name] for name in fields})
 
 

@@ -1,4 +1,4 @@
-"""The model servers of one model: at most one process per version, restarted with growing patience, stopped when told."""
+"""The model servers of one model: so many per version as the options say, restarted with growing patience, stopped when told."""
 
 import logging
 import os
@@ -27,6 +27,14 @@ class _Seat:
     not_before: float = 0.0
     reason: str = ""
 
+    @property
+    def state(self) -> ServerState:
+        """What is known of the process now."""
+        return self.child.state if self.child else ServerState.DEAD
+
+
+_BEST = (ServerState.READY, ServerState.STARTING, ServerState.SILENT, ServerState.REFUSED, ServerState.DEAD, ServerState.ABSENT)
+
 
 @dataclass(slots=True)
 class Fleet:
@@ -40,43 +48,48 @@ class Fleet:
     """A server that is not ready by then is replaced."""
     standby: bool = True
     """Keep one process that has everything imported: the next version is ready in a second instead of several."""
-    _seats: dict[str, _Seat] = field(default_factory=dict)
+    _seats: dict[tuple[str, int], _Seat] = field(default_factory=dict)
+    """By version and number of the replica."""
     _spare: Standby | None = None
     _leaving: list[tuple[Child, float]] = field(default_factory=list)
 
     def states(self) -> dict[str, ServerState]:
-        """Return the state of every version that has, or had, a server."""
-        return {version: seat.child.state if seat.child else ServerState.DEAD for version, seat in self._seats.items()}
+        """Return the state of every version that has, or had, a server: that of its best replica."""
+        found: dict[str, ServerState] = {}
+        for (version, _), seat in self._seats.items():
+            found[version] = min(found.get(version, seat.state), seat.state, key=_BEST.index)
+        return found
 
-    def urls(self) -> dict[str, str]:
-        """Return the address of every version that is ready."""
-        ready = {version: seat.child for version, seat in self._seats.items() if seat.child and seat.child.state is ServerState.READY}
-        return {version: f"http://127.0.0.1:{child.port}" for version, child in ready.items()}
-
-    def pids(self) -> dict[str, int]:
-        """Return the process id of every version's server."""
-        return {version: seat.child.pid for version, seat in self._seats.items() if seat.child}
+    def urls(self) -> dict[str, tuple[str, ...]]:
+        """Return the addresses of every version that is ready, one for each replica that is."""
+        found: dict[str, tuple[str, ...]] = {}
+        for (version, _), seat in sorted(self._seats.items()):
+            if seat.child is not None and seat.state is ServerState.READY:
+                found[version] = (*found.get(version, ()), f"http://127.0.0.1:{seat.child.port}")
+        return found
 
     def problems(self) -> list[str]:
-        """Return one sentence for every version that should answer and does not."""
-        return [f"version {version} does not answer: {seat.reason}" for version, seat in self._seats.items() if seat.reason]
+        """Return one sentence for every server that should answer and does not."""
+        who = "replica {1} of version {0}" if self.options.model.replicas > 1 else "version {0}"
+        return [f"{who.format(*key)} does not answer: {seat.reason}" for key, seat in self._seats.items() if seat.reason]
 
     def keep(self, versions: Collection[str], *, find: Callable[[str], ServableVersion]) -> list[str]:
-        """Make sure each of ``versions`` has a server, or will; return sentences for those that cannot be started at all."""
+        """Make sure each of ``versions`` has its servers, or will; return sentences for those that cannot be started at all."""
         problems = []
         for version in versions:
-            seat = self._seats.setdefault(version, _Seat())
-            self._look_after(seat, version)
-            if seat.child is None and time.monotonic() >= seat.not_before:
-                problems += self._start(seat, version, find=find)
+            for number in range(self.options.model.replicas):
+                seat = self._seats.setdefault((version, number), _Seat())
+                self._look_after(seat, version)
+                if seat.child is None and time.monotonic() >= seat.not_before:
+                    problems += self._start(seat, version, number, find=find)
         return problems
 
     def drop(self, versions: Collection[str]) -> None:
         """Stop the servers of ``versions``: they drain and end."""
-        for version in versions:
-            seat = self._seats.pop(version)
+        for key in [key for key in self._seats if key[0] in versions]:
+            seat = self._seats.pop(key)
             if seat.child is not None:
-                _LOG.info("server stops", extra={"version": version, "server_pid": seat.child.pid})
+                _LOG.info("server stops", extra={"version": key[0], "server_pid": seat.child.pid})
                 seat.child.terminate()
                 self._leaving.append((seat.child, time.monotonic()))
         self._reap()
@@ -93,7 +106,7 @@ class Fleet:
         """Stop every server and wait until they are gone."""
         if self._spare is not None:
             self._spare.kill()
-        self.drop(list(self._seats))
+        self.drop([version for version, _ in self._seats])
         for child, _ in self._leaving:
             if not child.wait(GRACE_SECONDS + 2):
                 child.kill()
@@ -128,10 +141,10 @@ class Fleet:
         seat.child, seat.failures, seat.reason, seat.not_before = None, seat.failures + 1, why, time.monotonic() + wait
         _LOG.warning("server failed", extra={"version": version, "why": why, "restart_in": wait})
 
-    def _start(self, seat: _Seat, version: str, *, find: Callable[[str], ServableVersion]) -> list[str]:
+    def _start(self, seat: _Seat, version: str, number: int, *, find: Callable[[str], ServableVersion]) -> list[str]:
         try:
             servable = find(version)
-            log, spare = self.folder / f"model-{version}.log", self._take_spare()
+            log, spare = self.folder / f"model-{version}{f'-{number}' if number else ''}.log", self._take_spare()
             seat.child = Child(self._arguments(servable), log=log, ready_path="/v2/health/ready", standby=spare)
         except Exception as error:
             seat.failures += 1
@@ -147,7 +160,8 @@ class Fleet:
 
     def _arguments(self, servable: ServableVersion) -> list[str]:
         arguments = ["model", servable.folder, "--name", servable.model, "--version", servable.version, "--parent", str(os.getpid())]
-        arguments += ["--model-digest", servable.model_digest, "--handoff-digest", servable.handoff_digest]
+        arguments += ["--model-digest", servable.model_digest, "--handoff-digest", servable.handoff_digest, "--backend", servable.backend]
+        arguments += [] if servable.backend_digest is None else ["--backend-digest", servable.backend_digest]
         return [*arguments, "--options", self.options.model_dump_json()]
 
     def _reap(self) -> None:

@@ -97,7 +97,7 @@ def test_a_server_that_does_not_run_is_a_sentence_without_the_password() -> None
 def test_the_schema_of_another_version_is_refused(path: Path) -> None:
     with Store(f"sqlite:///{path}") as store:
         raw(store, "UPDATE rollout_schema SET version = 99")
-    with pytest.raises(StoreRefused, match="must have schema 1, found 99"):
+    with pytest.raises(StoreRefused, match="must have schema 2, found 99"):
         Store(f"sqlite:///{path}")
 
 
