@@ -1,7 +1,7 @@
 """HTTP manners that the model server and the gateway share: bounded bodies, request ids, errors as protocol objects."""
 
+import os
 import re
-import uuid
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
@@ -17,6 +17,10 @@ VERSION = "x-firstlight-version"
 """Header of every answer: the model version that gave it."""
 CLIENT = "x-firstlight-client"
 """Header in which a caller says who it is; it goes to the inference log."""
+ROWS = "x-firstlight-rows"
+"""Header of a good answer: how many rows it has; the gateway charges the caller for them and keeps it."""
+MOST_ROWS = "x-firstlight-max-rows"
+"""Header in which the gateway says how many rows this caller may ask for at once; it takes none from callers."""
 BODY_BYTES = 64 << 20
 """Largest body accepted by default: 256 spectra of flux and ivar are 16 MB."""
 
@@ -51,7 +55,7 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 def new_request_id() -> str:
     """Return an id that nobody had before."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def is_token(text: str) -> bool:

@@ -9,7 +9,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +19,13 @@ from serving import http, intake, protocol, signature, tracing
 from serving.arena import Held
 from serving.engine import Engine, Loaded
 from serving.errors import DeadlineError, NotReadyError, OverloadedError, ProtocolError
-from serving.http import CLIENT, REQUEST_ID, VERSION
+from serving.http import CLIENT, MOST_ROWS, REQUEST_ID, ROWS, VERSION
 from serving.model_metrics import ModelMetrics
 from serving.protocol import HEADER_LENGTH, InferenceRequest, InferenceResponse, Message
 from serving.recorder import Recorder, input_digest
 from serving.remembered import Remembered
 from serving.tensors import Array
-from serving.wire import EXTENSION
+from serving.wire import EXTENSION, Connection
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -37,7 +37,6 @@ _LOG = logging.getLogger(__name__)
 _MAX_MILLISECONDS = 86_400_000
 _LARGE = 1 << 20
 """Work on more bytes than this would hold up everybody else: it is done in a thread."""
-_JOINED = 64 << 10
 _CODINGS = {b"gzip": 31, b"deflate": 15}
 
 
@@ -92,7 +91,7 @@ class Inference:
             span.answered(status)
             # counted first: whoever has read the answer finds it in the metrics
             self._metrics.request(status=status, seconds=time.perf_counter() - began)
-            await self._send(send, status, message, identifier=identifier)
+            await self._send(scope, send, status, message, identifier=identifier)
 
     async def _message(
         self, scope: "Scope", receive: "Receive", headers: Mapping[bytes, bytes], *, identifier: str, span: tracing.Span
@@ -106,14 +105,15 @@ class Inference:
             align = int(split) if split is not None and split.isdigit() and len(split) < 10 else 0
             body = await intake.read(scope, receive, headers=headers, held=held, limit=self._body_bytes, align=align)
             asked = self._understood(body, split, loaded=loaded, arrived=arrived, patience=patience)
+            _check_rows(asked.rows, headers)
             recorded = self._recorder is not None and self._recorder.wants()
             outputs, digest = await self._outputs(scope, asked, loaded=loaded, held=held, recorded=recorded, span=span)
             if recorded:
                 client = _printable(headers.get(CLIENT.encode()), otherwise=str)
                 self._record(asked, outputs, loaded=loaded, identifier=asked.request.id or identifier, client=client, digest=digest)
-        kinds = {spec.name: spec.kind for spec in loaded.signature.outputs}
         response = InferenceResponse(model=self._model, version=self._version, id=asked.request.id, outputs=outputs)
-        message = protocol.encode_response(response, binary=asked.wanted, kinds=kinds)
+        message = protocol.encode_response(response, binary=asked.wanted, kinds=loaded.signature.output_kinds)
+        message = replace(message, headers={**message.headers, ROWS: str(asked.rows)})
         return await _packed(message, headers)
 
     def _understood(self, body: memoryview, split: str | None, *, loaded: Loaded, arrived: float, patience: float | None) -> _Asked:
@@ -128,7 +128,7 @@ class Inference:
     ) -> tuple[Mapping[str, Array], str | None]:
         """Return the outputs that are wanted (by the caller, or the log) and the digest of the inputs where it was needed."""
         names = [spec.name for spec in loaded.signature.outputs if spec.name in asked.wanted or (recorded and _is_short(spec.shape))]
-        connection = scope.get("extensions", {}).get(EXTENSION)
+        connection = _connection(scope)
         inputs = asked.request.inputs
 
         async def compute(lonely: Callable[[], bool]) -> Mapping[str, Array]:
@@ -162,17 +162,18 @@ class Inference:
             input_digest=digest,
         )
 
-    async def _send(self, send: "Send", status: int, message: Message, *, identifier: str) -> None:
+    async def _send(self, scope: "Scope", send: "Send", status: int, message: Message, *, identifier: str) -> None:
         headers = [(name.encode(), value.encode()) for name, value in message.headers.items()]
         headers += [self._version_header, (REQUEST_ID.encode(), identifier.encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        if sum(map(len, message.buffers)) <= _JOINED:
+        connection = _connection(scope)
+        if connection is None or not await connection.respond(scope, status, headers, message.buffers):
+            await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": message.body})
-            return
-        *first, last = message.buffers
-        for buffer in first:
-            await send({"type": "http.response.body", "body": buffer, "more_body": True})
-        await send({"type": "http.response.body", "body": last})
+
+
+def _connection(scope: "Scope") -> Connection | None:
+    connection: Connection | None = scope.get("extensions", {}).get(EXTENSION)
+    return connection
 
 
 async def _digest(inputs: Mapping[str, Array]) -> str:
@@ -224,6 +225,13 @@ def _patience(headers: Mapping[bytes, bytes]) -> float | None:
     if not value.isdigit() or len(value) > 8 or not 0 < int(value) <= _MAX_MILLISECONDS:
         raise ProtocolError(f"{TIMEOUT} must be milliseconds from 1 to {_MAX_MILLISECONDS}, got {value[:40]!r}")
     return int(value) / 1000
+
+
+def _check_rows(rows: int, headers: Mapping[bytes, bytes]) -> None:
+    """Hold the request against what its caller may ask for, as the gateway has it from the access file."""
+    most = headers.get(MOST_ROWS.encode())
+    if most is not None and most.isdigit() and len(most) < 12 and rows > int(most):
+        raise ProtocolError(f"a request of yours must have at most {int(most)} rows, got {rows}: send fewer at once", status=413)
 
 
 def _is_short(shape: tuple[int, ...]) -> bool:

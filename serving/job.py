@@ -50,9 +50,9 @@ class Job:
         return part
 
     def take(self, part: "Part", outputs: Mapping[str, Array]) -> None:
-        """Copy the outputs of ``part``: they lie in memory that is not ours to keep."""
+        """Take the outputs of ``part``: ours to keep when it is the whole job, to be copied when it is not."""
         if part.rows == self.rows:
-            self.found = {spec.name: np.array(outputs[spec.name]) for spec in self.outputs}
+            self.found = {spec.name: outputs[spec.name] for spec in self.outputs}
             return
         if self.found is None:
             self.found = {spec.name: np.empty((self.rows, *spec.shape[1:]), _numpy(spec, outputs)) for spec in self.outputs}

@@ -68,6 +68,7 @@ def serve(
         http=http,
         loop="uvloop",
         ws="none",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,16 @@ class Processes:
         assert self._loaded is not None
         return self._loaded.signature
 
+    @cached_property
+    def order(self) -> dict[str, int]:
+        """The outputs' places in a message to a worker."""
+        return {name: index for index, name in enumerate(self.signature.output_names)}
+
+    @cached_property
+    def nowhere(self) -> list[int]:
+        """The places of outputs when nobody wants one."""
+        return [-1] * len(self.order)
+
 
 class _Process:
     """One worker process, from outside."""
@@ -193,7 +204,8 @@ class _Process:
         self._channel, self._staff = channel, staff
         self._parts: Sequence[Part] = ()
         self._pieces: list[Piece] = []
-        self._places: list[dict[str, tuple[TensorSpec, int]]] = []
+        self._answers: list[tuple[int, int]] = []
+        """Where the outputs of every part begin and end."""
         self._number = 0
         self._handle: int | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -203,7 +215,7 @@ class _Process:
 
     def give(self, parts: Sequence[Part]) -> None:
         self._parts, self._number = parts, self._number + 1
-        items = [[part.rows, self._inputs(part), self._outputs(part)] for part in parts]
+        items = self._items(parts)
         self._watch = self._loop.call_later(_HANG_SECONDS, self._hangs)
         with contextlib.suppress(OSError):  # an end that came already is heard by the reader
             self._channel.send([self._number, items])
@@ -227,17 +239,24 @@ class _Process:
         np.frombuffer(piece.view, dtype=array.dtype, count=array.size).reshape(array.shape)[...] = array
         return piece.offset
 
-    def _outputs(self, part: Part) -> list[int]:
-        wanted = {spec.name for spec in part.job.outputs}
-        places: dict[str, tuple[TensorSpec, int]] = {}
-        self._places.append(places)
-        return [self._output(spec, part.rows, places) if spec.name in wanted else -1 for spec in self._staff.signature.outputs]
-
-    def _output(self, spec: TensorSpec, rows: int, places: dict[str, tuple[TensorSpec, int]]) -> int:
-        piece = self._staff.arena.take(rows * spec.row_bytes)
+    def _items(self, parts: Sequence[Part]) -> list[Any]:
+        """Lay out the answers of all parts one behind the other in one piece of memory."""
+        sizes = [sum(_aligned(part.rows * spec.row_bytes) for spec in part.job.outputs) for part in parts]
+        piece = self._staff.arena.take(sum(sizes))
         self._pieces.append(piece)
-        places[spec.name] = (spec, piece.offset)
-        return piece.offset
+        at, items = piece.offset, []
+        for part, size in zip(parts, sizes, strict=True):
+            items.append([part.rows, self._inputs(part), self._places(part, at)])
+            self._answers.append((at, at + size))
+            at += size
+        return items
+
+    def _places(self, part: Part, at: int) -> list[int]:
+        places = self._staff.nowhere.copy()
+        for spec in part.job.outputs:
+            places[self._staff.order[spec.name]] = at
+            at += _aligned(part.rows * spec.row_bytes)
+        return places
 
     def _heard(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -259,29 +278,33 @@ class _Process:
     def _answered(self, message: list[Any]) -> None:
         number, found, seconds, failure = message
         assert number == self._number, "a worker answers what it was asked"
-        parts, pieces, places = self._parts, self._pieces, self._places
-        self._parts, self._pieces, self._places = (), [], []
+        parts, pieces, answers = self._parts, self._pieces, self._answers
+        self._parts, self._pieces, self._answers = (), [], []
         if self._watch is not None:
             self._watch.cancel()
         try:
             if failure:
                 self._staff.listener.failed(self, parts, failure)
             else:
-                results = [self._result(*each) for each in zip(parts, places, found, strict=True)]
+                results = [self._result(*each) for each in zip(parts, answers, found, strict=True)]
                 self._staff.listener.finished(self, parts, results, seconds)
         finally:
             for piece in pieces:
                 piece.free()
 
-    def _result(self, part: Part, places: dict[str, tuple[TensorSpec, int]], refusal: str | None) -> Result:
+    def _result(self, part: Part, place: tuple[int, int], refusal: str | None) -> Result:
         if refusal is not None:
             return ProtocolError(refusal)
-        return {name: self._array(spec, at, part.rows) for name, (spec, at) in places.items()}
-
-    def _array(self, spec: TensorSpec, at: int, rows: int) -> Array:
-        shape = (rows, *spec.shape[1:])
-        view = self._staff.arena.memory[at : at + rows * spec.row_bytes]
-        return np.frombuffer(view, dtype=spec.dtype).reshape(shape)
+        block: memoryview | bytes = self._staff.arena.memory[place[0] : place[1]]
+        if part.rows == part.job.rows:
+            block = bytes(block)  # one copy, and everything that is made of it is the caller's
+        outputs: dict[str, Array] = {}
+        at = 0
+        for spec in part.job.outputs:
+            count = part.rows * spec.row_items
+            outputs[spec.name] = np.frombuffer(block, dtype=spec.dtype, count=count, offset=at).reshape(part.rows, *spec.shape[1:])
+            at += _aligned(part.rows * spec.row_bytes)
+        return outputs
 
     def _hangs(self) -> None:
         _LOG.error("a worker has computed one batch for %g s and is ended", _HANG_SECONDS)
@@ -299,10 +322,14 @@ class _Process:
             self._watch.cancel()
         for piece in self._pieces:
             piece.free()
-        self._pieces, self._places = [], []
+        self._pieces, self._answers = [], []
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _aligned(size: int) -> int:
+    return (size + 63) & ~63
 
 
 def _loaded(described: dict[str, Any]) -> Loaded:

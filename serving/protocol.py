@@ -150,7 +150,7 @@ def _open(body: bytes | memoryview, *, header_length: str | None) -> tuple[dict[
 
 def _parse(view: memoryview) -> dict[str, Any]:
     try:
-        value = orjson.loads(view) if len(view) > _SMALL_JSON else _strictly_parsed(view)
+        value = orjson.loads(view) if len(view) > _SMALL_JSON else _STRICT.decode(str(view, "utf-8"))
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as error:
@@ -158,10 +158,6 @@ def _parse(view: memoryview) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ProtocolError(f"the message must be a JSON object, got {type(value).__name__}")
     return value
-
-
-def _strictly_parsed(view: memoryview) -> Any:
-    return json.loads(str(view, "utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -173,6 +169,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ProtocolError("every key of a JSON object must be there once, got one twice")
     return value
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
 
 
 def _tensors(envelope: dict[str, Any], *, key: str, raw: memoryview | None) -> tuple[dict[str, Array], dict[str, str]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from serving.errors import ProtocolError
 from serving.tensors import Array
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorSpec:
     """One input or output: numpy dtype name and shape, -1 where any size goes (the batch first)."""
 
@@ -20,12 +21,17 @@ class TensorSpec:
     dtype: str
     shape: tuple[int, ...]
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row; every length but the first is fixed."""
-        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+    @cached_property
+    def row_items(self) -> int:
+        """Numbers in one row; every length but the first is fixed."""
+        return math.prod(self.shape[1:])
 
-    @property
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.row_items * np.dtype(self.dtype).itemsize
+
+    @cached_property
     def kind(self) -> str:
         """The protocol's datatype."""
         return tensors.datatype(self.dtype)
@@ -35,17 +41,27 @@ class TensorSpec:
         return {"name": self.name, "datatype": self.kind, "shape": list(self.shape)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Signature:
     """Everything a caller has to know to ask this model."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    @property
+    @cached_property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the model's order."""
         return tuple(spec.name for spec in self.outputs)
+
+    @cached_property
+    def output_kinds(self) -> dict[str, str]:
+        """Datatypes of the outputs by name."""
+        return {spec.name: spec.kind for spec in self.outputs}
+
+    @cached_property
+    def by_name(self) -> dict[str, TensorSpec]:
+        """The inputs by name."""
+        return {spec.name: spec for spec in self.inputs}
 
 
 def check(inputs: Mapping[str, Array], *, signature: Signature, kinds: Mapping[str, str] | None = None) -> int:
@@ -53,8 +69,8 @@ def check(inputs: Mapping[str, Array], *, signature: Signature, kinds: Mapping[s
 
     Raises ProtocolError with what must hold and what was found.
     """
-    expected = {spec.name: spec for spec in signature.inputs}
-    if set(inputs) != set(expected):
+    expected = signature.by_name
+    if inputs.keys() != expected.keys():
         raise ProtocolError(f"inputs must be exactly {', '.join(expected)}, got {', '.join(inputs)}")
     for name, array in inputs.items():
         _check_one(array, spec=expected[name], kind=(kinds or {}).get(name) or tensors.datatype(array.dtype))

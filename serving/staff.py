@@ -22,7 +22,8 @@ from serving.tensors import Array
 _LOG = logging.getLogger(__name__)
 
 Result = Mapping[str, Array] | RefusedError
-"""What one part of a batch got: outputs by name, which belong to the worker until ``finished`` returns, or a refusal of just this part."""
+"""What one part of a batch got: a refusal of just this part, or outputs by name. Those of a part that is a whole job are arrays of their own;
+those of another part belong to the worker and are gone when ``finished`` returns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

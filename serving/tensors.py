@@ -6,6 +6,7 @@ Source: https://github.com/kserve/open-inference-protocol (REST) and Triton's bi
 
 import math
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,14 +43,15 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 _ACCEPTED_KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}
 _MAX_DIMENSIONS = 8
 _LENGTH = struct.Struct("<I")
+_LITTLE = sys.byteorder == "little"
 
 
 def datatype(dtype: npt.DTypeLike) -> str:
     """Return the protocol's name of a numpy dtype (or of ``"bfloat16"``). Raises ProtocolError for one that has none."""
-    if dtype == BFLOAT16:
+    if isinstance(dtype, str) and dtype == BFLOAT16:
         return "BF16"
-    wanted = np.dtype(dtype).newbyteorder("<")
-    name = _NAMES.get(wanted)
+    wanted = np.dtype(dtype)
+    name = _NAMES.get(wanted) or _NAMES.get(wanted.newbyteorder("<"))
     if name is None:
         raise ProtocolError(f"tensors must have one of the datatypes {', '.join(DTYPES)}, got numpy {np.dtype(dtype)!s}")
     return name
@@ -128,8 +130,9 @@ def to_bytes(array: Array, *, kind: str | None = None) -> memoryview:
     if kind == "BF16":
         halves = np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint32) >> 16
         return halves.astype("<u2").view(np.uint8).data
-    contiguous = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return contiguous.reshape(-1).view(np.uint8).data
+    if not (array.flags.c_contiguous and array.dtype.isnative and _LITTLE):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def first_bad_row(array: Array) -> int | None:

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import httptools
@@ -21,6 +22,7 @@ HEAD_BYTES = 64 << 10
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 << 20
 _FAREWELL_SECONDS = 0.1
+_JOINED_BYTES = 64 << 10
 
 
 class Connection(HttpToolsProtocol):
@@ -69,6 +71,32 @@ class Connection(HttpToolsProtocol):
                 else:
                     self._new_message()
                     self.flow.resume_reading()
+
+    async def respond(self, scope: Any, status: int, headers: Iterable[tuple[bytes, bytes]], buffers: Sequence[bytes | memoryview]) -> bool:
+        """Write a whole response at once, which through ASGI takes two system calls; False when that must be done through ASGI.
+
+        ``headers`` are trusted to be well formed and have the content-length; the buffers must not change afterwards.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not scope or cycle.response_started:
+            return False
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return True
+        head = [STATUS_LINE[status], *(part for name, value in headers for part in (name, b": ", value, b"\r\n"))]
+        head.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        if sum(map(len, buffers)) <= _JOINED_BYTES:
+            self.transport.write(b"".join([*head, *buffers]))
+        else:
+            self.transport.writelines([b"".join(head), *buffers])
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def gone(self) -> bool:
         """Whether the caller has left."""
