@@ -59,6 +59,7 @@ def gates(release: OpenedRelease) -> Iterator[list[StageResult]]:
         checking.validate_data(release),
         checking.evaluate(release),
         checking.check_slices(release),
+        checking.choose_backend(release),
         checking.benchmark(release),
     ]
     yield [governing.try_platform(release), governing.assess_risk(release)]

@@ -10,15 +10,16 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from firstlight.digest import finite
+from firstlight.errors import RefusedError
 from firstlight.verdict import Verdict, worst
-from models.contestant import Contestant, Footprint
-from models.hardware import choose_device, fingerprint
+from models.backends import ALL, AOT, CUDA, EAGER, ONNX
+from models.contestant import Contender, Contestant, Footprint
+from models.hardware import fingerprint
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 
@@ -29,7 +30,15 @@ class BenchmarkPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
-    """Where to measure: `auto` is CUDA when there is a GPU, the CPU otherwise."""
+    """Where versions may run: `cpu` tries no backend of a GPU, `cuda` refuses a machine without one, `auto` takes what there is."""
+    backends: tuple[str, ...] = (EAGER, ONNX, AOT, CUDA)
+    """Ways to run a version that are tried: eager, eager-bf16, onnx, aot, cuda, cuda-bf16. The fastest whose answers are the model's is chosen."""
+    batch_weights: dict[int, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """Batch size -> its weight in the choice, a geometric mean over the batch sizes; one that is not named weighs 1."""
+    backend_gain: float = Field(default=1.05, ge=1, allow_inf_nan=False)
+    """How many times as fast as eager a backend must be to be worth it: less is within what a busy machine makes of the same figure."""
+    compile_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """A backend that is not compiled by then, in seconds, is done without. The reference model takes 30 s of one core."""
     threads: int = Field(default=1, ge=1, le=256)
     """CPU threads of the model: 1, as it is served; two OpenMP threads beside another process are slower than one."""
     batches: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(default=(1, 16, 64), min_length=1)
@@ -50,6 +59,27 @@ class BenchmarkPolicy(BaseModel):
     """Largest peak memory of the process that holds the model, in MiB."""
     call_timeout_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """A version that does not answer one call for this long, in seconds, is refused."""
+
+    @field_validator("backends")
+    @classmethod
+    def _known_and_eager(cls, backends: tuple[str, ...]) -> tuple[str, ...]:
+        if EAGER not in backends or not set(backends) <= set(ALL) or len(set(backends)) < len(backends):
+            raise ValueError(f"backends must be some of {list(ALL)}, each once, with {EAGER!r} among them, found {list(backends)}")
+        return backends
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if strange := sorted(set(self.batch_weights) - set(self.batches)):
+            raise ValueError(f"batch_weights must name sizes that are measured, {list(self.batches)}, found {strange}")
+        if not any(self.weight(batch) for batch in self.batches):
+            raise ValueError("batch_weights must leave one batch size with a weight above 0")
+        if self.device == "cuda" and not any(name.startswith(CUDA) for name in self.backends):
+            raise ValueError(f"device 'cuda' needs {CUDA!r} among the backends, found {list(self.backends)}")
+        return self
+
+    def weight(self, batch: int) -> float:
+        """Return how much ``batch`` counts in the choice of a backend."""
+        return self.batch_weights.get(batch, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,25 +138,27 @@ class BenchmarkReport:
 
 
 def benchmark(
-    candidate: Path, champion: Path | None, policy: BenchmarkPolicy, *, progress: Callable[[float], None] = lambda fraction: None
+    candidate: Contender,
+    champion: Contender | None,
+    policy: BenchmarkPolicy,
+    *,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> BenchmarkReport:
-    """Measure the hand-offs in two folders in turns and judge the candidate.
+    """Measure two versions in turns, each as it is served, and judge the candidate.
 
-    ``champion`` None means there is none to compare with. Raises RefusedError when a version cannot be measured, TransientError
-    when its process is killed from outside.
+    ``champion`` None means there is none to compare with. A version whose compiled file is not here is run eagerly, as a server would.
+    Raises RefusedError when a version cannot be measured, TransientError when its process is killed from outside.
     """
-    device = choose_device(policy.device)
-    folders = {CANDIDATE: candidate, **({} if champion is None else {CHAMPION: champion})}
+    contenders = {CANDIDATE: candidate, **({} if champion is None else {CHAMPION: champion})}
     with ExitStack() as stack:
         contestants = [
-            stack.enter_context(Contestant(who, folder, device=device, threads=policy.threads, timeout=policy.call_timeout_seconds))
-            for who, folder in folders.items()
+            stack.enter_context(Contestant(who, contender, threads=policy.threads, timeout=policy.call_timeout_seconds))
+            for who, contender in contenders.items()
         ]
-        for contestant in contestants:
-            contestant.first_answer()
-        measurements = _in_turns(contestants, policy, progress)
+        devices = [str(contestant.first_answer().get("device", "cpu")) for contestant in contestants]
+        measurements = in_turns(contestants, policy, progress)
         footprints = tuple(contestant.footprint() for contestant in contestants)
-    return judge(measurements, footprints, policy, fingerprint(device, policy.threads))
+    return judge(measurements, footprints, policy, fingerprint(devices[0], policy.threads))
 
 
 def judge(
@@ -138,7 +170,7 @@ def judge(
     ratios: dict[int, float | None] = {}
     findings: list[tuple[Verdict, str]] = []
     for batch in policy.batches:
-        rounds = _ratios(found.get((CANDIDATE, batch)), found.get((CHAMPION, batch)))
+        rounds = ratios_of(found.get((CANDIDATE, batch)), found.get((CHAMPION, batch)))
         ratios[batch] = statistics.median(rounds) if rounds else None
         findings.append(_judge_ratio(batch, rounds, policy, has_champion=has_champion))
     findings += [_judge_latency(found.get((CANDIDATE, min(policy.batches))), policy), _judge_memory(footprints, policy)]
@@ -154,8 +186,8 @@ def judge(
     )
 
 
-def _ratios(candidate: Measurement | None, champion: Measurement | None) -> list[float]:
-    """Return candidate/champion of each round in which both were measured."""
+def ratios_of(candidate: Measurement | None, champion: Measurement | None) -> list[float]:
+    """Return candidate/champion of the time per call, for each round in which both were measured."""
     if candidate is None or champion is None:
         return []
     rounds = zip(candidate.seconds, champion.seconds, strict=False)
@@ -213,14 +245,29 @@ def _summary(
     return f"{text}; {max(known):.2f} × the champion's time per call at worst" if known else f"{text}; no champion to compare with"
 
 
-def _in_turns(contestants: Sequence[Contestant], policy: BenchmarkPolicy, progress: Callable[[float], None]) -> list[Measurement]:
-    """Measure round by round; who begins changes with the round, so that coming first is nobody's advantage."""
+def in_turns(
+    contestants: Sequence[Contestant],
+    policy: BenchmarkPolicy,
+    progress: Callable[[float], None] = lambda fraction: None,
+    *,
+    refused: Callable[[str, RefusedError], None] | None = None,
+) -> list[Measurement]:
+    """Measure round by round; who begins changes with the round, so that coming first is nobody's advantage.
+
+    ``refused`` is told of a contestant that fails, which then makes no further turn; None lets the error through.
+    """
     taken: dict[tuple[str, int], list[tuple[float, ...]]] = {(c.who, batch): [] for batch in policy.batches for c in contestants}
-    total = policy.rounds * len(policy.batches)
+    running, total = list(contestants), policy.rounds * len(policy.batches)
     for turn in range(policy.rounds):
         for place, batch in enumerate(policy.batches):
             calls = max(policy.calls_at_least, policy.spectra_per_round // batch)
-            for contestant in contestants if turn % 2 == 0 else reversed(contestants):
-                taken[contestant.who, batch].append(contestant.measure(batch, calls=calls, seconds=policy.seconds_per_turn))
+            for contestant in list(running) if turn % 2 == 0 else list(reversed(running)):
+                try:
+                    taken[contestant.who, batch].append(contestant.measure(batch, calls=calls, seconds=policy.seconds_per_turn))
+                except RefusedError as problem:
+                    if refused is None:
+                        raise
+                    refused(contestant.who, problem)
+                    running.remove(contestant)
             progress((turn * len(policy.batches) + place + 1) / total)
     return [Measurement(who=who, batch=batch, seconds=tuple(turns)) for (who, batch), turns in taken.items()]

@@ -1,10 +1,11 @@
-"""``python -m models.benchmark_worker HANDOFF DEVICE THREADS``: one version in a process of its own, measured on request.
+"""``python -m models.benchmark_worker HANDOFF --backend B``: one version in a process of its own, measured on request.
 
-A process per version, because peak memory and the time to a first answer belong to a process. Its first line, unasked, is the time
-from process start to the first answer. Then each line it reads ({"batch": 16}) is one call, and answered with its seconds and the
-peak memory so far.
+A process per version and backend, because peak memory and the time to a first answer belong to a process. Its first line, unasked, is the
+time from process start to the first answer, and how its golden vectors came out. Then each line it reads ({"batch": 16}) is one call, and
+answered with its seconds and the peak memory so far; {"answer": FILE, "to": FILE} answers the rows in a file.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -16,6 +17,10 @@ import numpy as np
 import psutil
 
 from firstlight.errors import FirstlightError
+from models import golden
+from models.backends import EAGER, BackendUnavailable, Runner, open_backend
+from models.handoff_folder import HandOff, load
+from models.tensors import read_tensors, write_tensors
 
 
 def peak_bytes() -> int:
@@ -43,38 +48,63 @@ def _device_peak(device: str) -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def measure(folder: str, device: str, threads: int, answers: TextIO) -> None:
-    """Load the version, answer once, then measure what is asked until the input ends."""
-    from models.handoff_folder import load
+def _opened(papers: HandOff, wanted: argparse.Namespace) -> tuple[Runner, str]:
+    """Return the runner and why it is not the one that was asked for, or ""."""
+    try:
+        return open_backend(papers, wanted.backend, compiled=wanted.compiled, digest=wanted.digest, threads=wanted.threads), ""
+    except BackendUnavailable as problem:
+        if wanted.strict:
+            raise
+        return open_backend(papers, threads=wanted.threads), str(problem)
 
-    papers = load(folder)  # before torch is imported: what is refused is refused soon
-    from models.program import MAX_ROWS, Program
+
+def measure(wanted: argparse.Namespace, answers: TextIO) -> None:
+    """Load the version, answer once, then measure what is asked until the input ends."""
+    papers = load(wanted.folder)
+    runner, instead = _opened(papers, wanted)
+    inputs = papers.golden()[0]
 
     def say(**figures: Any) -> None:
-        answers.write(json.dumps({**figures, "peak_bytes": peak_bytes(), "device_peak_bytes": _device_peak(device)}) + "\n")
+        answers.write(json.dumps({**figures, "peak_bytes": peak_bytes(), "device_peak_bytes": _device_peak(runner.device)}) + "\n")
         answers.flush()
 
-    program = Program.load(papers, device=device, threads=threads, batch_size=MAX_ROWS)
-    inputs = papers.golden()[0]
-    program(_rows(inputs, 1))
-    say(first_answer_seconds=time.time() - psutil.Process().create_time())
+    runner(_rows(inputs, 1))
+    first = time.time() - psutil.Process().create_time()
+    found = golden.replay(runner, papers)
+    say(first_answer_seconds=first, backend=runner.name, device=runner.device, instead=instead, golden=found.to_dict())
     rows: dict[str, np.ndarray] = {}
     for line in sys.stdin:
-        batch = int(json.loads(line)["batch"])
+        asked = json.loads(line)
+        if "answer" in asked:
+            given = read_tensors(Path(asked["answer"]).read_bytes(), where="the rows to answer")
+            Path(asked["to"]).write_bytes(write_tensors(runner(given)))
+            say()
+            continue
+        batch = int(asked["batch"])
         if len(next(iter(rows.values()), ())) != batch:
             rows = _rows(inputs, batch)
         started = time.perf_counter()
-        program(rows)  # its answers are arrays in main memory: a GPU has finished when it returns
+        runner(rows)  # its answers are arrays in main memory: a GPU has finished when it returns
         say(seconds=time.perf_counter() - started)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m models.benchmark_worker")
+    parser.add_argument("folder")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", default=EAGER)
+    parser.add_argument("--compiled", type=Path)
+    parser.add_argument("--digest")
+    parser.add_argument("--strict", action="store_true", help="do not run eagerly where the backend cannot be had")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measure; whatever libraries print goes to stderr, only answers go to stdout."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    folder, device, threads = sys.argv[1:]
     try:
-        measure(folder, device, int(threads), answers)
+        measure(_arguments(), answers)
     except FirstlightError as error:
         sys.exit(" ".join(str(error).split()))
     except (BrokenPipeError, KeyboardInterrupt):

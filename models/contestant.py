@@ -31,19 +31,42 @@ class Footprint:
     """Peak resident memory of its process."""
     device_peak_mib: float | None
     """Peak memory on the accelerator; None on a CPU."""
+    backend: str = "eager"
+    """How it was run."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """What is measured: a hand-off, run in one way."""
+
+    folder: Path
+    """The hand-off."""
+    backend: str = "eager"
+    """How it is run (models.backends)."""
+    compiled: Path | None = None
+    """Folder of compiled files."""
+    digest: str | None = None
+    """Digest of this version's compiled file."""
+
+
 class Contestant:
     """A context: entered, its process loads the version; :meth:`first_answer` waits until it has; left, the process is gone."""
 
-    def __init__(self, who: str, folder: Path, *, device: str, threads: int, timeout: float) -> None:
+    def __init__(self, who: str, contender: Contender, *, threads: int, timeout: float, strict: bool = False) -> None:
+        """``strict``: a backend that cannot be had here is refused; otherwise the model is run eagerly, as a server would."""
         self.who = who
         self._timeout = timeout
-        self._arguments = [sys.executable, "-m", "models.benchmark_worker", str(folder.absolute()), device, str(threads)]
+        self._arguments = [sys.executable, "-m", "models.benchmark_worker", str(contender.folder.absolute()), "--threads", str(threads)]
+        self._arguments += ["--backend", contender.backend]
+        if contender.compiled is not None:
+            self._arguments += ["--compiled", str(contender.compiled.absolute())]
+        if contender.digest is not None:
+            self._arguments += ["--digest", contender.digest]
+        self._arguments += ["--strict"] if strict else []
         self._unread = b""
 
     def __enter__(self) -> Self:
@@ -63,9 +86,14 @@ class Contestant:
             if stream is not None:
                 _close(stream)
 
-    def first_answer(self) -> None:
-        """Wait until the version has answered once. Raises what :meth:`measure` raises."""
+    def first_answer(self) -> dict[str, Any]:
+        """Wait until the version has answered once, and return what it says of itself. Raises what :meth:`measure` raises."""
         self._first = self._last = self._read()
+        return self._first
+
+    def answer(self, rows: Path, to: Path) -> None:
+        """Let it answer the inputs in the safetensors file ``rows`` into the file ``to``. Raises what :meth:`measure` raises."""
+        self._last = self._ask(answer=str(rows.absolute()), to=str(to.absolute()))
 
     @property
     def pid(self) -> int:
@@ -93,17 +121,21 @@ class Contestant:
             first_answer_seconds=float(self._first["first_answer_seconds"]),
             peak_mib=float(self._last["peak_bytes"]) / 2**20,
             device_peak_mib=None if device_bytes is None else float(device_bytes) / 2**20,
+            backend=str(self._first.get("backend", "eager")),
         )
 
     def _call(self, batch: int) -> float:
+        self._last = self._ask(batch=batch)
+        return float(self._last["seconds"])
+
+    def _ask(self, **question: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"batch": batch}).encode() + b"\n")
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
-        self._last = self._read()
-        return float(self._last["seconds"])
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         """Return the next answer; every one has its full time."""

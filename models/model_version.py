@@ -12,6 +12,8 @@ from models.registry_errors import RegistryError
 MODEL_DIGEST = "firstlight.model_digest"
 HANDOFF_DIGEST = "firstlight.handoff_digest"
 EXPERIMENT_ID = "firstlight.experiment_id"
+BACKEND = "firstlight.backend"
+BACKEND_DIGEST = "firstlight.backend_digest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

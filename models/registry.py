@@ -94,6 +94,12 @@ class Registry:
             else:
                 client.set_registered_model_alias(name, alias, version)
 
+    def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Write ``tags`` on a version, over what they said before. Doing it twice changes nothing."""
+        with self._client() as client:
+            for key, value in tags.items():
+                client.set_model_version_tag(name, version, key, value)
+
     def fetch(self, name: str, version_or_alias: str, folder: Path | str) -> Path:
         """Bring the hand-off of a version to ``folder`` and verify it there; a verified copy that is there already is kept.
 

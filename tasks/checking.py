@@ -1,4 +1,4 @@
-"""The gates a hand-off passes before people are asked: data, evaluation, bias by slices, benchmark."""
+"""The gates a hand-off passes before people are asked: data, evaluation, bias by slices, the choice of a backend, benchmark."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,11 @@ import pandas as pd
 import expectations
 from firstlight import settings as settings_module
 from firstlight.verdict import worst
+from models import backend_choice, evaluation, handoff
 from models import benchmark as benchmarking
-from models import evaluation, handoff
-from tasks import doors, journal, policy
+from models.contestant import Contender
+from rollout.spec import ServableVersion
+from tasks import doors, journal, policy, registering
 from tasks.releases import OpenedRelease
 from tasks.stages import stage
 
@@ -65,21 +67,42 @@ def check_slices(release: OpenedRelease) -> expectations.BiasReport:
     return expectations.assess_bias(evaluated(release), policy.current().bias)
 
 
+@stage("backend", "Choose how it is run")
+def choose_backend(release: OpenedRelease) -> backend_choice.BackendReport:
+    """Try every backend of the policy on this machine, and record the fastest whose answers are the model's."""
+    settings = settings_module.current()
+    found = backend_choice.choose_backend(
+        Path(release.handoff),
+        policy.current().benchmark,
+        compiled=settings.compiled,
+        progress=lambda fraction: journal.note(
+            settings, about=release.id, stage="backend", event="progress", fraction=fraction, phase="in turns"
+        ),
+    )
+    registering.record_backend(release, backend=found.backend, digest=found.digest)
+    return found
+
+
 @stage("benchmark", "Benchmark against the champion")
 def benchmark(release: OpenedRelease) -> benchmarking.BenchmarkReport:
-    """Measure candidate and champion in turns on this machine."""
+    """Measure candidate and champion in turns on this machine, each as it is served."""
     settings = settings_module.current()
     with doors.store(settings) as records:
         champion = records.champion(release.environment, release.model)
-        folder = Path(records.version(release.model, champion.version).folder) if champion else None
+        rival = records.version(release.model, champion.version) if champion else None
+        candidate = records.version(release.model, registering.version_of(release))
     return benchmarking.benchmark(
-        Path(release.handoff),
-        folder,
+        _contender(candidate, settings.compiled),
+        _contender(rival, settings.compiled) if rival else None,
         policy.current().benchmark,
         progress=lambda fraction: journal.note(
             settings, about=release.id, stage="benchmark", event="progress", fraction=fraction, phase="in turns"
         ),
     )
+
+
+def _contender(version: ServableVersion, compiled: Path) -> Contender:
+    return Contender(folder=Path(version.folder), backend=version.backend, compiled=compiled, digest=version.backend_digest)
 
 
 def evaluated(release: OpenedRelease) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from tasks import doors, drills, journal, policy
 from tasks.releases import OpenedRelease
 from tasks.stages import StageResult, artifact_key, publish, stage
 
-JUDGED = ("hand-off", "golden", "registration", "data", "evaluation", "bias", "benchmark", "serving", "previous_drift", "risk")
+JUDGED = ("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "previous_drift", "risk")
 """Evidence that people are asked to judge: its digests are what they sign."""
 
 

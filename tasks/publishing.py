@@ -38,6 +38,7 @@ EVIDENCE = (
     "data",
     "evaluation",
     "bias",
+    "backend",
     "benchmark",
     "serving",
     "risk",
@@ -202,6 +203,8 @@ def _pictures(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> di
         pictures |= {f"slice-{metric}": charts.slice_chart(rows, metric) for metric in _METRICS}
     if points := evidence.get("benchmark", {}).get("points"):
         pictures["benchmark"] = charts.benchmark_chart(points)
+    if points := evidence.get("backend", {}).get("points"):
+        pictures["benchmark-backends"] = charts.benchmark_chart(points)
     if steps := evidence.get("canary", {}).get("timeline"):
         pictures["canary"] = charts.canary_chart(steps)
     if columns := evidence.get("drift", {}).get("columns"):

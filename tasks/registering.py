@@ -11,9 +11,12 @@ from pydantic import BaseModel, ConfigDict
 
 from firstlight import settings as settings_module
 from firstlight.verdict import Verdict
+from models import handoff
+from models.backends.compiling import compile_ahead
+from models.model_version import BACKEND, BACKEND_DIGEST
 from models.registry import ModelVersion
 from rollout.spec import ServableVersion
-from tasks import doors, journal, releases
+from tasks import doors, journal, policy, releases
 from tasks.releases import OpenedRelease
 from tasks.retries import retrying
 from tasks.stages import stage
@@ -58,8 +61,13 @@ class Registration:
 
 @stage("registration", "Register the version")
 def register(release: OpenedRelease) -> Registration:
-    """Register the hand-off (or find it registered), point the alias candidate at it, and make it servable here."""
+    """Register the hand-off (or find it registered), point the alias candidate at it, and make it servable here.
+
+    What its backends need is compiled meanwhile: the choice among them comes some stages later.
+    """
     settings = settings_module.current()
+    rules = policy.current().benchmark
+    compile_ahead(handoff.load(release.handoff), rules.backends, folder=settings.compiled, seconds=rules.compile_seconds)
     known = doors.registry(settings)
     version = known.register(release.handoff)
     with doors.store(settings) as records:
@@ -73,6 +81,15 @@ def register(release: OpenedRelease) -> Registration:
             )
         )
     return Registration(version=version, links=known.links(version, settings.mlflow_ui_url))
+
+
+def record_backend(release: OpenedRelease, *, backend: str, digest: str | None) -> None:
+    """Write how the release's version is run to the store, which the servers follow, and to the registry, for people."""
+    settings = settings_module.current()
+    version = version_of(release)
+    with doors.store(settings) as records:
+        records.set_backend(release.model, version, backend=backend, digest=digest)
+    doors.registry(settings).tag(release.model, version, {BACKEND: backend, BACKEND_DIGEST: digest or ""})
 
 
 @task(name="register-candidate", task_run_name="Register the candidate", **retrying())

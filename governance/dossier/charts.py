@@ -149,11 +149,18 @@ def _verdict_legend(axis: Axes, verdicts: Sequence[str]) -> None:
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(verdicts), fontsize=8.5)
 
 
-_WHO = {"candidate": (VERMILION, "o", "-"), "champion": (BLUE, "s", "--")}
+_WHO = {
+    "candidate": (VERMILION, "o", "-"),
+    "champion": (BLUE, "s", "--"),
+    "eager": (BLUE, "s", "--"),
+    "onnx": (GREEN, "^", ":"),
+    "aot": (VERMILION, "o", "-"),
+    "cuda": (VERMILION, "D", "-."),
+}
 
 
 def benchmark_chart(points: Sequence[Row]) -> bytes:
-    """SVG of latency and throughput by batch size. Each point: who (candidate, champion), batch, latency_ms_p50, latency_ms_p99, spectra_per_second."""
+    """SVG of latency and throughput by batch size. Each point: who (candidate, champion, or a backend), batch, latency_ms_p50, latency_ms_p99, spectra_per_second."""
     with mpl.rc_context(dict(_STYLE)):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         latency, throughput = figure.subplots(1, 2)

@@ -94,7 +94,13 @@ _SECTIONS = (
         ("bias",),
         ("slice", "bias"),
     ),
-    ("benchmark", "How fast it is", "Candidate and champion measured in turns on one machine.", ("benchmark",), ("benchmark",)),
+    (
+        "benchmark",
+        "How fast it is",
+        "The ways to run it measured in turns on one machine, then candidate and champion, each as it is served.",
+        ("backend", "benchmark"),
+        ("benchmark",),
+    ),
     (
         "canary",
         "How it did on real requests",
@@ -120,13 +126,14 @@ _SECTIONS = (
 )
 """Anchor, title, lead sentence, evidence documents, first words of picture names; in reading order, pictures first."""
 
-_OPTIONAL = ("previous_drift", "serving", "golden")
+_OPTIONAL = ("previous_drift", "serving", "golden", "backend")
 """Documents whose absence is not worth a sentence of its own."""
 
 _CAPTIONS = {
     "spectra": "Example spectra and their reconstruction",
     "strangest": "The strangest objects by anomaly score",
     "benchmark": "Latency and throughput by batch size",
+    "benchmark-backends": "The ways to run it, by batch size",
     "canary": "Weight, requests, errors, latency and quality over the canary",
     "drift": "Reference and live distributions",
 }

@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def compile_backend(handoff: HandOff, name: str, *, folder: Path, seconds: float
     _prepare(folder)
     with _alone(folder / "by-key" / f"{identity}.lock", until=until):
         return remembered(folder, handoff, name) or _make(handoff, name, folder=folder, identity=identity, until=until)
+
+
+def compile_ahead(handoff: HandOff, names: Collection[str], *, folder: Path, seconds: float) -> threading.Thread:
+    """Begin to compile the backends among ``names`` that need it, and return at once; who needs one asks :func:`compile_backend`.
+
+    Nothing is raised: who asks later is told.
+    """
+
+    def work() -> None:
+        for name in names:
+            with suppress(HandOffError, OSError):
+                if name in COMPILED:
+                    compile_backend(handoff, name, folder=folder, seconds=seconds)
+
+    thread = threading.Thread(target=work, name="compile-ahead", daemon=True)
+    thread.start()
+    return thread
 
 
 def _make(handoff: HandOff, name: str, *, folder: Path, identity: str, until: float) -> Compiled:

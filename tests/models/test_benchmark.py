@@ -17,7 +17,7 @@ from firstlight.digest import canonical_json
 from firstlight.errors import RefusedError, TransientError
 from firstlight.verdict import Verdict
 from models.benchmark import CANDIDATE, CHAMPION, BenchmarkPolicy, BenchmarkReport, Measurement, benchmark, judge
-from models.contestant import Contestant, Footprint
+from models.contestant import Contender, Contestant, Footprint
 from models.hardware import choose_device, fingerprint
 
 POLICY = BenchmarkPolicy(batches=(1, 16), rounds=4, latency_ratio_limit=1.5, latency_limit_seconds=2.0, memory_limit_mib=1000)
@@ -140,7 +140,21 @@ def test_a_report_is_plain_values_with_the_verdict_first() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batches": []}, {"batches": [0]}, {"rounds": 2}, {"device": "tpu"}, {"latency_limit_seconds": math.inf}, {"speed": 1}],
+    [
+        {"batches": []},
+        {"batches": [0]},
+        {"rounds": 2},
+        {"device": "tpu"},
+        {"latency_limit_seconds": math.inf},
+        {"speed": 1},
+        {"backends": ["onnx"]},
+        {"backends": ["eager", "teapot"]},
+        {"backends": ["eager", "eager"]},
+        {"batch_weights": {2: 1.0}},
+        {"batch_weights": {1: 0, 16: 0, 64: 0}},
+        {"backend_gain": 0.9},
+        {"device": "cuda", "backends": ["eager"]},
+    ],
     ids=str,
 )
 def test_a_policy_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
@@ -184,7 +198,8 @@ def test_candidate_and_champion_are_measured_in_turns_in_processes_of_their_own(
     ballast = np.ones(800 * 2**17)
     told: list[float] = []
     # When both are measured
-    report = benchmark(tiny_handoff, tiny_handoff, QUICK, progress=told.append)
+    both = Contender(folder=tiny_handoff)
+    report = benchmark(both, both, QUICK, progress=told.append)
     # Then every round has the calls it must have, and the report says what it needs
     del ballast
     assert report.verdict is Verdict.PASS, report.reasons
@@ -196,7 +211,8 @@ def test_candidate_and_champion_are_measured_in_turns_in_processes_of_their_own(
     assert all(100 < item.peak_mib < 790 or item.device_peak_mib for item in report.footprints), "a peak that holds the parent's memory"
     assert told == sorted(told)
     assert told[-1] == 1.0
-    assert report.hardware["device"] == choose_device("auto")
+    assert report.hardware["device"] == "cpu"
+    assert {item.backend for item in report.footprints} == {"eager"}
     assert canonical_json(report.to_dict())
 
 
@@ -211,7 +227,7 @@ for line in sys.stdin:
 
 
 def pretender(*, timeout: float = 60.0, arguments: tuple[str, ...] = (sys.executable, "-S", "-c", PRETENDER)) -> Contestant:
-    found = Contestant(CANDIDATE, Path("/nowhere"), device="cpu", threads=1, timeout=timeout)
+    found = Contestant(CANDIDATE, Contender(folder=Path("/nowhere")), threads=1, timeout=timeout)
     found._arguments = list(arguments)
     return found
 
@@ -249,7 +265,7 @@ def test_a_process_that_is_killed_in_the_middle_of_a_call_may_be_tried_again() -
 def test_a_model_that_does_not_load_is_refused_with_the_reason(broken: Path) -> None:
     (broken / "model.pt2").write_bytes(b"no model")
     with pytest.raises(RefusedError, match=r"the candidate must load and answer.*model\.pt2") as refusal:
-        benchmark(broken, None, QUICK.model_copy(update={"device": "cpu"}))
+        benchmark(Contender(folder=broken), None, QUICK)
     assert "\n" not in str(refusal.value)
 
 

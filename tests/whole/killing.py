@@ -18,7 +18,7 @@ from tasks.journal import Reader
 from tests.whole.house import House, until
 
 STAGES = (
-    *("hand-off", "golden", "registration", "data", "evaluation", "bias", "benchmark", "serving", "risk"),
+    *("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "risk"),
     *("canary", "promotion", "drift"),
 )
 _KILLED = -signal.SIGKILL

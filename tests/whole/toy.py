@@ -21,7 +21,14 @@ POLICY: dict[str, Any] = {
     "data": {"min_reference_rows": 60},
     "evaluation": {"at_least": {"anomaly_auc": 0.6}},
     "bias": {"required": [{"dimension": "class", "metric": "false_alarm_rate"}]},
-    "benchmark": {"batches": [1], "rounds": 3, "spectra_per_round": 2, "calls_at_least": 2, "latency_ratio_limit": 1000.0},
+    "benchmark": {
+        "backends": ["eager"],
+        "batches": [1],
+        "rounds": 3,
+        "spectra_per_round": 2,
+        "calls_at_least": 2,
+        "latency_ratio_limit": 1000.0,
+    },
     "risk": {"bands": [{"name": "Any", "low": 1, "high": 25, "approvers": {"system-owner": 1}}]},
     "rollout": {
         "steps": [50, 100],
