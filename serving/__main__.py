@@ -165,7 +165,7 @@ def _supervise(options: argparse.Namespace) -> None:
         signal.signal(name, lambda *_: stop.set())
     settings = Settings(
         environment=options.environment,
-        model=options.model,
+        models=tuple(options.model),
         state=options.state.absolute(),
         store_url=options.store,
         host=options.host,
@@ -221,9 +221,9 @@ def _add_gateway(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _add_supervise(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
-    role = roles.add_parser("supervise", help="make the desired state of one model true")
+    role = roles.add_parser("supervise", help="make the desired state of one or more models true, behind one gateway")
     role.add_argument("--environment", required=True)
-    role.add_argument("--model", required=True)
+    role.add_argument("--model", action="append", required=True, help="a model; give it again for more")
     role.add_argument("--state", type=Path, required=True, help="the state folder")
     role.add_argument("--store", required=True, help="URL of the rollout store")
     role.add_argument("--ready-seconds", type=float, default=60.0, help="longest that a model server may take to become ready")

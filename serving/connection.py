@@ -42,7 +42,6 @@ class Connection(asyncio.Protocol):
         "_handle",
         "_head_bytes",
         "_head_since",
-        "_idle_since",
         "_left",
         "_linger_left",
         "_linger_until",
@@ -53,6 +52,7 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_slow_since",
         "_task",
+        "idle_since",
         "is_slow",
         "peer",
         "transport",
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._left = self._head_bytes = 0
         self._chunking = self._deaf = self._paused = self.is_slow = False
         self._head_since: float | None = None
-        self._idle_since = self._slow_since = 0.0
+        self.idle_since = self._slow_since = 0.0
         self._linger_until: float | None = None
         self._linger_left = 0
 
@@ -82,9 +82,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
-        self._idle_since, self.peer = self._lobby.clock(), peers.of(transport)
+        self.idle_since, self.peer = self._lobby.clock(), peers.of(transport)
         if not self._lobby.enter(self):
             self._refuse(503, "the gateway has all the connections it can hold: try again in a second")
+            self.transport.close()  # nobody in the lobby would look after it
         elif self._lobby.is_closing:
             self.retire()
 
@@ -253,7 +254,7 @@ class Connection(asyncio.Protocol):
             taken = now - reading.body_since
             if not self._paused and taken > limits.body_seconds + reading.received / limits.body_rate:
                 self._break("a request's body", limits.body_seconds)
-        elif self._current is None and now - self._idle_since > limits.idle_seconds:
+        elif self._current is None and now - self.idle_since > limits.idle_seconds:
             self.transport.close()
 
     # within
@@ -333,7 +334,7 @@ class Connection(asyncio.Protocol):
             self._begin(self._queue.popleft())
             self.want_more()
             return
-        self._idle_since = self._lobby.clock()
+        self.idle_since = self._lobby.clock()
         self._lobby.idle(self)
         if self._lobby.is_closing:
             self.retire()
@@ -352,6 +353,7 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         self._stop_listening()
+        self._lobby.busy(self)
         self._linger_until = self._lobby.clock() + self._lobby.limits.linger_seconds
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Lobby:
         self.shed = 0
         """Connections that were refused or closed for want of room."""
         self._idle: dict[Connection, None] = {}
+        """Those between requests, the longest idle first."""
+        self._busy: set[Connection] = set()
 
     def enter(self, connection: "Connection") -> bool:
         """Take in a new connection; return False when it must go at once."""
@@ -66,14 +69,18 @@ class Lobby:
     def leave(self, connection: "Connection") -> None:
         """Forget a connection that is gone."""
         self.connections.discard(connection)
+        self._busy.discard(connection)
         self._idle.pop(connection, None)
 
     def busy(self, connection: "Connection") -> None:
-        """Note that a request has begun on it."""
+        """Note that a request has begun on it, or that it is to be watched for another reason."""
         self._idle.pop(connection, None)
+        if connection in self.connections:
+            self._busy.add(connection)
 
     def idle(self, connection: "Connection") -> None:
         """Note that it waits for its next request."""
+        self._busy.discard(connection)
         self._idle[connection] = None
 
     def retire(self) -> None:
@@ -83,8 +90,14 @@ class Lobby:
             connection.retire()
 
     def sweep(self) -> None:
-        """Close what took too long. Called once or twice a second: 10,000 connections cost a millisecond."""
+        """Close what took too long. Called once or twice a second; of 10,000 idle connections it looks at those whose time has come."""
         self.date = formatdate(usegmt=True)
         now = self.clock()
-        for connection in tuple(self.connections):
+        for connection in tuple(self._busy):
             connection.check(now)
+        for connection in tuple(self._idle) if self.is_closing else self._expired(now):
+            connection.check(now)
+
+    def _expired(self, now: float) -> list["Connection"]:
+        late = now - self.limits.idle_seconds
+        return list(takewhile(lambda connection: connection.idle_since < late, self._idle))

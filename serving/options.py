@@ -17,6 +17,8 @@ class ModelOptions(_Part):
 
     workers: int | None = Field(default=None, ge=1, le=64)
     """Processes that compute, each with one thread; None is one for each core this process may use, and one for a GPU."""
+    replicas: int = Field(default=1, ge=1, le=16)
+    """Model servers of each version: with two, the loss of one costs no caller anything. Each has ``workers`` of its own."""
     queue_requests: int = Field(default=256, ge=1)
     """Requests that may wait; beyond it the answer is 503 with Retry-After."""
     queue_mb: int = Field(default=256, ge=1)

@@ -111,13 +111,13 @@ def score(
 
 @app.command()
 def serve(
-    port: Annotated[int | None, typer.Option(help="Loopback port of the gateway; 0 takes a free one.")] = None,
-    model: Model = None,
+    port: Annotated[int | None, typer.Option(help="Port of the gateway; 0 takes a free one.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Registered model, given again for more of them behind the same gateway.")] = None,
 ) -> None:
-    """Keep the champion (and a canary, while there is one) answering on this machine until Ctrl-C."""
+    """Keep the champion (and a canary, while there is one) of one or more models answering on this machine until Ctrl-C."""
     from firstlight.cli import serving
 
-    raise typer.Exit(serving.serve(settings.current(), port=port, model=model))
+    raise typer.Exit(serving.serve(settings.current(), port=port, models=model or ()))
 
 
 @app.command()

@@ -79,7 +79,7 @@ class Plane:
 
         if is_supervised(self.settings, model):
             return
-        self.children.start("serve", [sys.executable, *supervisor_arguments(self.settings, port=port, model=model)])
+        self.children.start("serve", [sys.executable, *supervisor_arguments(self.settings, port=port, models=(model,) if model else ())])
         self.children.wait_for("serve", lambda: is_supervised(self.settings, model), seconds=60)
 
     def mlflow_ui(self) -> str:

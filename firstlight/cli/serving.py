@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from firstlight.errors import RefusedError
@@ -23,11 +24,12 @@ def is_supervised(settings: Settings, model: str | None = None) -> bool:
     return seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
 
 
-def supervisor_arguments(settings: Settings, *, port: int, model: str | None = None) -> list[str]:
-    """Return the arguments, after the interpreter, of the supervisor's process."""
+def supervisor_arguments(settings: Settings, *, port: int, models: Sequence[str] = ()) -> list[str]:
+    """Return the arguments, after the interpreter, of the supervisor's process for ``models`` (the settings' one when left out)."""
+    named = [word for model in models or (settings.model,) for word in ("--model", model)]
     return [
         *("-m", "serving", "supervise", "--store", settings.store, "--state", str(settings.state)),
-        *("--environment", settings.environment, "--model", model or settings.model, "--port", str(port)),
+        *("--environment", settings.environment, *named, "--port", str(port)),
         *("--host", settings.gateway_host, "--options", _options(settings)),
     ]
 
@@ -69,13 +71,14 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.expanduser().absolute())
 
 
-def serve(settings: Settings, *, port: int | None, model: str | None) -> int:
-    """Run the supervisor in the foreground until it ends or Ctrl-C; return its exit code."""
-    if is_supervised(settings, model):
+def serve(settings: Settings, *, port: int | None, models: Sequence[str]) -> int:
+    """Run the supervisor of ``models`` (the settings' one when left out) in the foreground until it ends or Ctrl-C; return its exit code."""
+    taken = [model for model in models or (settings.model,) if is_supervised(settings, model)]
+    if taken:
         raise RefusedError(
-            f"one supervisor at a time may serve {model or settings.model} in {settings.environment}, one runs already: stop it first"
+            f"one supervisor at a time may serve a model, one already serves {' and '.join(taken)} in {settings.environment}: stop it first"
         )
-    arguments = supervisor_arguments(settings, port=settings.gateway_port if port is None else port, model=model)
+    arguments = supervisor_arguments(settings, port=settings.gateway_port if port is None else port, models=models)
     child = subprocess.Popen([sys.executable, *arguments], env=environment_for_children(settings))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os.kill(child.pid, signal.SIGTERM))

@@ -313,8 +313,8 @@ def test_killing_the_supervisor_leaves_nothing_behind_and_the_next_one_can_start
     assert alive == []
     port = int(settled.url.rsplit(":", 1)[1])
     with Supervisor(
-        Settings(environment=ENVIRONMENT, model=MODEL, state=settled.state, store_url=settled.store_url, port=port)
+        Settings(environment=ENVIRONMENT, models=(MODEL,), state=settled.state, store_url=settled.store_url, port=port)
     ) as successor:
         assert successor.url == settled.url
         with pytest.raises(SettingsError, match="one supervisor"):
-            Supervisor(Settings(environment=ENVIRONMENT, model=MODEL, state=settled.state, store_url=settled.store_url))
+            Supervisor(Settings(environment=ENVIRONMENT, models=(MODEL,), state=settled.state, store_url=settled.store_url))
