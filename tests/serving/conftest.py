@@ -45,7 +45,7 @@ def wait_until(condition, seconds=20.0, every=0.02):
     return value
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve_app():
     """Return :func:`behind_a_socket`."""
     return behind_a_socket
