@@ -33,6 +33,12 @@ from models.tensors import Array
 
 _PIECE = 4 * BATCH
 """Rows of a file that are in memory at once."""
+_TOGETHER = 2048
+"""Rows that become a table together. Until then their few numbers lie between the large arrays that come and go, and these cannot be put
+where those were: 30 kB a row were measured. A table's memory is elsewhere."""
+
+_Answer = tuple[pd.DataFrame, dict[str, Array]]
+"""Some spectra, and what the model says of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,37 +109,48 @@ class Desk:
 
     def make(self, unit: Unit, *, tell: "Teller") -> tuple[pa.Table, pa.Table, list[Piece]]:
         """Return the part of ``unit``: its table, its side table and its pieces; ``tell`` is told the rows of a file as soon as they are known."""
-        found: list[tuple[pd.DataFrame, dict[str, Array]]] = []
+        tables: list[pa.Table] = []
+        waiting: list[_Answer] = []
         refusals: list[Refusal] = []
         pieces = []
         for source in unit.sources:
-            answers, refused, total = self._file(source, unit, tell=tell)
-            found += answers
+            answered, answers, refused, total = self._file(source, unit, tell=tell)
+            if answered:
+                tables += [self._table(waiting), *answered]
+                waiting = []
+            waiting += answers
+            if sum(len(metadata) for metadata, _ in waiting) >= _TOGETHER:
+                tables.append(self._table(waiting))
+                waiting = []
             refusals += refused
-            rows = sum(len(metadata) for metadata, _ in answers)
+            rows = sum(table.num_rows for table in answered) + sum(len(metadata) for metadata, _ in answers)
             pieces.append(Piece(key=source.key, first=unit.first, stop=unit.stop, total=total, rows=rows, refused=len(refused)))
-        return self._table(found), side_table(refusals), pieces
+        return pa.concat_tables([*tables, self._table(waiting)]), side_table(refusals), pieces
 
-    def _file(
-        self, source: Source, unit: Unit, *, tell: "Teller"
-    ) -> tuple[list[tuple[pd.DataFrame, dict[str, Array]]], list[Refusal], int]:
-        """Return what the model says of the wanted rows of one file, what is refused of it, and the file's rows.
+    def _file(self, source: Source, unit: Unit, *, tell: "Teller") -> tuple[list[pa.Table], list[_Answer], list[Refusal], int]:
+        """Return what the model says of the wanted rows of one file: tables, and what is for the next table; what is refused; the file's rows.
 
         What cannot be read, or makes the model fail, is refused as a whole: half a file would be taken for the file.
         """
-        answers, refused, total = [], [], unit.total
+        tables: list[pa.Table] = []
+        answers: list[_Answer] = []
+        refused: list[Refusal] = []
+        total = unit.total
         try:
             for batch, total in spectra.pieces(source.path, size=_PIECE, first=unit.first, stop=unit.stop, name=source.name):
                 tell(total)
                 if len(batch):
                     answers.append((batch.metadata, score_batch(self.runner, batch)))
                 refused += [(item.source_file, item.row, item.targetid, item.reason) for item in batch.refused]
+                if sum(len(metadata) for metadata, _ in answers) >= _TOGETHER:
+                    tables.append(self._table(answers))
+                    answers = []
         except (spectra.SpectraError, ProgramError) as error:
             where = f"rows {unit.first} to {(unit.stop or unit.total) - 1}: " if unit.first else ""
-            return [], [(source.name, -1, -1, f"{where}{error}")], unit.total
-        return answers, refused, total
+            return [], [], [(source.name, -1, -1, f"{where}{error}")], unit.total
+        return tables, answers, refused, total
 
-    def _table(self, found: Sequence[tuple[pd.DataFrame, dict[str, Array]]]) -> pa.Table:
+    def _table(self, found: Sequence[_Answer]) -> pa.Table:
         if not found:
             return self._schema.empty_table()
         metadata = pd.concat([metadata for metadata, _ in found], ignore_index=True)

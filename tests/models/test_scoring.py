@@ -530,11 +530,11 @@ def write_large(path: Path, *, rows: int) -> Path:
 
 
 def test_a_file_larger_than_the_memory_it_is_scored_in_is_scored(papers: HandOff, tmp_path: Path) -> None:
-    small, large = write_large(tmp_path / "coadd-1.fits", rows=300), write_large(tmp_path / "coadd-2.fits", rows=4000)
+    small, large = write_large(tmp_path / "coadd-1.fits", rows=2500), write_large(tmp_path / "coadd-2.fits", rows=7000)
     asked = [sys.executable, "-c", _HUNGRY, str(papers.folder), str(small), str(large)]
     told = subprocess.run(asked, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
     (rows, before), (more_rows, after) = [map(int, line.split()) for line in told.splitlines()]
-    assert (rows, more_rows) == (300, 4000)
+    assert (rows, more_rows) == (2500, 7000)
     size = large.stat().st_size >> 20
-    assert size > 240
-    assert after - before < size / 6, f"{before} MiB after 300 rows, {after} MiB after {size} MiB more"
+    assert size > 400
+    assert after - before < size / 3, f"{before} MiB after 2500 rows, {after} MiB after {size} MiB more"
