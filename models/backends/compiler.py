@@ -99,11 +99,11 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _make_aot(program: Any, examples: dict[str, Any], file: Path) -> None:
-    from torch._inductor import aoti_compile_and_package
-
     used = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     if unchecked := sorted(name for name in used if any(name.startswith(f"aten.{one}") for one in _UNCHECKED)):
         raise BackendUnavailable(f"compiled code does not check what {', '.join(unchecked)} reaches, torch does: the model uses it")
+    from torch._inductor import aoti_compile_and_package  # seconds, and a refusal needs none of them
+
     program.example_inputs = ((), examples)
     package = file.with_name("package.pt2")
     try:

@@ -120,12 +120,11 @@ def _run(handoff: HandOff, name: str, scratch: Path, *, until: float) -> None:
     """Compile in a process group of its own; it ends when its standard input does, so it never outlives this process."""
     work = scratch / "work"
     work.mkdir()
-    command = [sys.executable, "-m", "models.backends.compiler", str(handoff.folder.absolute()), handoff.model_digest, name, str(scratch)]
     complaints = scratch / "complaints.txt"
     limit = max(0.0, until - time.monotonic())
     with open(complaints, "wb") as stream:
         process = subprocess.Popen(
-            command,
+            _command(handoff, name, scratch),
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
@@ -152,6 +151,11 @@ def _run(handoff: HandOff, name: str, scratch: Path, *, until: float) -> None:
     if code == REFUSED:
         raise HandOffError(said)
     raise BackendUnavailable(f"the backend {name!r} must be able to compile this model, it ended with code {code} ({said}): use another")
+
+
+def _command(handoff: HandOff, name: str, scratch: Path) -> list[str]:
+    arguments = [str(handoff.folder.absolute()), handoff.model_digest, name, str(scratch)]
+    return [sys.executable, "-m", "models.backends.compiler", *arguments]
 
 
 def _prepare(folder: Path) -> None:
