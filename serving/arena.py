@@ -83,7 +83,7 @@ class Arena:
     def trim(self) -> None:
         """Give the pages of all free room back to the system."""
         if self._touched:
-            self._touched = self._holes != [(0, self.span)]
+            self._touched = not self.is_free
             for start, length in self._holes:
                 self._release(start, min(start + length, max(start, self.hot_bytes)))
 
@@ -91,6 +91,11 @@ class Arena:
         """Return where in the arena ``array`` begins; None when it is not C-contiguous or lies elsewhere."""
         at: int = array.__array_interface__["data"][0] - self._base
         return at if 0 <= at < self.span and array.flags.c_contiguous else None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether every piece was given back."""
+        return self._holes == [(0, self.span)]
 
     def resident(self) -> int:
         """Return the bytes that are really there."""

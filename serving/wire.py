@@ -35,7 +35,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         self._linger_timer: asyncio.TimerHandle | None = None
         self._sink: _Sink | None = None
-        self._leaving = False
+        self._leaving = self._deaf = False
 
     def take_body(self, scope: Any) -> bytearray | None:
         """Return the body of the request of ``scope`` when all of it is here; None when more is to come. It is handed out once."""
@@ -66,8 +66,9 @@ class Connection(HttpToolsProtocol):
             self._sink = None
             if not self.transport.is_closing():
                 self.transport.set_protocol(self)
-                if sink.at < len(target):
-                    self.transport.close()  # the rest of the body would be read as a request
+                if sink.at < len(target):  # whatever comes now is the rest of a body that nobody wants any more
+                    self._deaf, self.cycle.keep_alive = True, False
+                    self.flow.resume_reading()
                 else:
                     self._new_message()
                     self.flow.resume_reading()
@@ -93,7 +94,9 @@ class Connection(HttpToolsProtocol):
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
         cycle.message_event.set()
-        if not cycle.keep_alive:
+        if not cycle.keep_alive and cycle.more_body:
+            self.transport.write_eof()  # and is closed in a while: at once, the rest of the body would push out our answer
+        elif not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
         return True
@@ -111,6 +114,9 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._discard(len(data))
+            return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -140,9 +146,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
-            self._unread += len(body)
-            if self._unread > _LINGER_BYTES:
-                self.transport.close()
+            self._discard(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -173,6 +177,11 @@ class Connection(HttpToolsProtocol):
             cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)
 
+    def _discard(self, size: int) -> None:
+        self._unread += size
+        if self._unread > _LINGER_BYTES:
+            self.transport.close()
+
     def _farewell(self) -> None:
         if self.transport is not None and (self.cycle is None or self.cycle.response_complete) and not self._in_head:
             self.transport.close()
@@ -186,7 +195,9 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
-            self.transport.close()
+            self.transport.write_eof()
+            self._deaf = True
+            self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _new_message(self) -> None:
         """The parser did not see the body that went past it: tell the request that it is whole, and begin anew."""
