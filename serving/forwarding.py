@@ -76,6 +76,8 @@ class Tried:
     pieces: list[bytes] = field(default_factory=list)
     rest: Link | None = None
     """Where the rest of a long answer comes from."""
+    is_gone: bool = False
+    """The answer was let go of: nobody can have it any more."""
     length: int | None = None
     seconds: float = 0.0
     why: str = ""
@@ -107,7 +109,7 @@ class Forwarding:
         self._upstream, self._metrics, self.headers, self._span = upstream, metrics, headers, span
         self._began, self._answer_seconds, self._body_bytes = time.monotonic(), answer_seconds, body_bytes
         self._fits = incoming.announced is not None and incoming.announced <= kept.limit
-        self._held = 0
+        self._held, self._is_holding = 0, False
 
     async def run(self, *, pinned: str | None, key: str) -> Tried | None:
         """Ask until somebody answers. Raises ProtocolError 404 for a ``pinned`` version that is not here, and for what is wrong with the body."""
@@ -122,7 +124,7 @@ class Forwarding:
             self.tried.append(attempt)
             if not attempt.failed or attempt.status == _NEVER_RETRIED:
                 break
-        return next((attempt for attempt in reversed(self.tried) if attempt.status), None)
+        return next((attempt for attempt in reversed(self.tried) if attempt.status and not attempt.is_gone), None)
 
     def close(self) -> None:
         """Give back all memory; the answer has been written, or nobody wants it."""
@@ -231,7 +233,7 @@ class Forwarding:
     async def _exchange(self, link: Link, tried: Tried, *, span: tracing.Span) -> float:
         """Send the request over ``link`` while it arrives, and take the answer until it is whole or long."""
         incoming, kept = self.incoming, self.kept
-        position, ended, whole_at, lives = 0, False, 0.0, False
+        position, ended, whole_at, lives, self._is_holding = 0, False, 0.0, False, False
         expires = time.monotonic() + self._answer_seconds
         timer = asyncio.get_running_loop().call_later(self._answer_seconds + 0.05, incoming.signal.set)
         try:
@@ -264,11 +266,12 @@ class Forwarding:
 
     def _is_long(self, link: Link) -> bool:
         """Whether an answer is passed on as it comes; one that is held back instead is counted against the memory of all."""
-        if self._held:
+        if self._is_holding:
             return False
         if link.length is None or link.length > HELD or not self.kept.budget.take(link.length):
             return True
-        self._held = link.length
+        self._held += link.length
+        self._is_holding = True
         return False
 
     def _next_piece(self) -> bytes | None:
@@ -307,12 +310,10 @@ class Forwarding:
         return ended
 
     def _give_up(self, tried: Tried) -> None:
-        """Throw away the answer of an attempt that is made again elsewhere."""
-        self._give_back()
-        tried.pieces.clear()
+        """Let go of a long answer, because the attempt is made again elsewhere. A short one stays: it may turn out to be the only one."""
         if tried.rest is not None:
             tried.rest.abort()
-            tried.rest = None
+            tried.rest, tried.is_gone = None, True
             self._charge(tried)
 
     def _give_back(self) -> None:

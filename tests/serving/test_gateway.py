@@ -78,6 +78,19 @@ def test_a_failure_of_the_only_version_is_passed_on_and_no_answer_at_all_is_503(
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
+def test_when_one_version_answers_with_an_error_and_the_other_not_at_all_the_error_is_passed_on_whole():
+    ill, gone = (
+        Actor(lambda ask: whole(b'{"error":"ill"}', status=500) if ask.body() else None, version="1"),
+        Actor(lambda ask: None, version="2"),
+    )
+    with stage(ill, gone) as made:
+        made.route(ill, gone, 1)
+        answer = made.post()
+        assert (answer.status_code, answer.json()) == (500, {"error": "ill"})
+        assert (measured(made, "1")[:2], measured(made, "2")[:2]) == ((1, 1), (1, 1))
+        assert made.gateway.budget.used == 0
+
+
 def test_the_callers_own_fault_is_passed_on_once_and_counted_as_refused():
     stable, canary = Actor(lambda ask: ask.body() and whole(b"{}", status=400), version="1"), echo("2")
     with stage(stable, canary) as made:
