@@ -23,10 +23,14 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
             raise RefusedError(
                 f"a champion must be there to score with, {name} has none in {settings.environment}: release one first, or run `make demo`"
             )
-        folder = records.version(name, champion.version).folder
+        servable = records.version(name, champion.version)
     door = object_store(settings)
     files = [file for source in sources for file in spectra.find(source, store=door)]
-    papers = handoff.load(folder)
+    papers = handoff.load(servable.folder)
+    if papers.digest != servable.handoff_digest:
+        raise RefusedError(
+            f"the hand-off of {name} version {champion.version} must be the one that was released, {servable.folder} holds another: restore it"
+        )
     counts = (MofNCompleteColumn(), TextColumn("files, {task.fields[rows]} spectra"))
     columns = (TextColumn("scoring"), BarColumn(), *counts, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -36,11 +40,19 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
             files,
             out,
             version=champion.version,
+            backend=servable.backend,
+            backend_digest=servable.backend_digest,
+            compiled=settings.compiled,
             store=door,
             progress=lambda now, total, rows: bar.update(shown, completed=now, total=total, rows=rows),
         )
+    if done.instead:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"{name} was run as {done.backend}, not as {servable.backend}: {done.instead}"
+        )
     reused = f" ({done.reused} from an earlier run)" if done.reused else ""
     Console(soft_wrap=True, highlight=False).print(
-        f"{done.rows} spectra of {done.files - done.refused_files} files{reused} scored by {name} version {champion.version} -> {done.out}; "
+        f"{done.rows} spectra of {done.files - done.refused_files} files{reused} scored by {name} version {champion.version} ({done.backend}) -> "
+        f"{done.out}; "
         f"{done.refused_rows} rows and {done.refused_files} files refused -> {done.refused}"
     )
