@@ -21,7 +21,7 @@ from serving.errors import NotReadyError, OverloadedError, ProtocolError, Refuse
 from serving.flow import Budget
 from serving.forwarding import DEADLINE, WINDOW, Forwarding, Kept, Tried
 from serving.gateway_metrics import CONTENT_TYPE, GatewayMetrics
-from serving.http import CLIENT, REQUEST_ID, VERSION
+from serving.http import CLIENT, MOST_ROWS, REQUEST_ID, ROWS, VERSION
 from serving.incoming import Incoming, Vanished, too_long
 from serving.options import GatewayOptions
 from serving.peer import Peer
@@ -32,10 +32,6 @@ from serving.shadow import Copy, Shadows
 from serving.upstream import Upstream
 
 _LOG = logging.getLogger(__name__)
-ROWS = "x-firstlight-rows"
-"""Header of a model server's answer: the rows it computed, for callers who pay by the row. It goes no further."""
-MOST_ROWS = "x-firstlight-max-rows"
-"""Header to a model server: it refuses a request with more rows."""
 _PASSED_ON = (
     *(HEADER_LENGTH, DEADLINE, CLIENT, "content-type", "content-encoding", "accept", "accept-encoding", "traceparent", "tracestate"),
 )
@@ -95,7 +91,8 @@ class Gateway:
             visit.reason = "error"
             self._fail(visit, ProtocolError("the gateway failed on this request; its log has the reason", status=500))
         finally:
-            if self._access_log is not None and not trusted:
+            # Probes come several times a second and ask nothing of anybody.
+            if self._access_log is not None and not trusted and not incoming.path.startswith("/v2/health/"):
                 self._access_log.write(visit.line())
 
     def _fail(self, visit: "_Visit", error: Exception) -> None:
