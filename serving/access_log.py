@@ -55,6 +55,8 @@ class Request:
     """By what the caller was recognised (``Caller.proof``): an id, never a secret."""
     reason: str = ""
     """Why it was refused, in one word."""
+    trace_id: str = ""
+    """The trace that the request belongs to, where there is one."""
 
     @classmethod
     def of(cls, caller: Caller | None, *, action: Action | None = None, **more: object) -> Self:

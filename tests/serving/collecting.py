@@ -44,6 +44,14 @@ class Collector:
             time.sleep(0.02)
         return found
 
+    def of(self, trace_id: str, name: str) -> list[Seen]:
+        """Return the spans of this name in one trace, once there is one."""
+        deadline = time.monotonic() + 10
+        while not (found := [span for span in self.spans if (span.trace_id, span.name) == (trace_id, name)]):
+            assert time.monotonic() < deadline, f"a span {name!r} must arrive, got {[span.name for span in self.spans]}"
+            time.sleep(0.02)
+        return found
+
     def take(self, body: bytes) -> None:
         """Keep the spans of one export."""
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
