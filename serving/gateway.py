@@ -167,6 +167,7 @@ class Gateway:
         if incoming.method != "POST":
             raise Refused("an inference must be sent by POST", status=405, headers={"allow": "POST"}, reason="method")
         with tracing.span("gateway infer", headers=incoming.headers, kind=tracing.SERVER, model=model) as span:
+            visit.trace = span.trace_id
             tracing.about(request_id=visit.identifier, headers=incoming.headers, span=span)
             await self._infer(visit, served, caller, pinned=pinned, span=span)
             span.answered(incoming.status)
@@ -296,6 +297,7 @@ class _Visit:
         "sent",
         "status",
         "time",
+        "trace",
         "version",
         "who",
     )
@@ -306,7 +308,7 @@ class _Visit:
         self.identifier = http.request_id(incoming.headers)
         self.caller: Caller | None = None
         self.action: Action | None = None
-        self.model = self.version = self.reason = self.who = ""
+        self.model = self.version = self.reason = self.who = self.trace = ""
         self.status = self.sent = 0
         self.rows: int | None = None
 
@@ -329,6 +331,7 @@ class _Visit:
             rows=self.rows,
             proof=self.caller.proof if self.caller else "",
             reason=self.reason or ("" if incoming.finished else "left"),
+            trace_id=self.trace or tracing.trace_of(incoming.headers),
         )
 
 

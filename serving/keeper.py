@@ -64,6 +64,10 @@ class Keeper:
             self._fleet.drop(planning.removable(present, wanted=wanted, routed=true_now, in_flight=self._in_flight))
         self._report(true_now, gateway_url, problems)
 
+    def addresses(self) -> list[str]:
+        """Return the addresses of the model's servers that listen, ready or not."""
+        return self._fleet.addresses()
+
     def close(self) -> None:
         """Stop the model servers, say so, and give back the lock."""
         self._fleet.close()

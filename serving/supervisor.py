@@ -26,6 +26,7 @@ from serving.keeper import Charge, Keeper
 from serving.options import Options
 from serving.planning import ServerState
 from serving.process import GRACE_SECONDS
+from serving.scrape_targets import ScrapeTargets
 
 _LOG = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
@@ -72,6 +73,7 @@ class Supervisor:
         if not settings.models or len(set(settings.models)) < len(settings.models):
             raise SettingsError(f"a supervisor must look after one or more models, each once, got {', '.join(settings.models) or 'none'}")
         exposure.check(settings.host, settings.options.gateway)
+        exposure.check_files(settings.options.gateway)
         self._store = Store(settings.store_url)
         self._keepers: list[Keeper] = []
         with contextlib.ExitStack() as undo:
@@ -88,6 +90,7 @@ class Supervisor:
         self._gateway: Child | None = None
         self._gateway_failures, self._gateway_not_before = 0, 0.0
         self._controls: dict[str, Control] = {}
+        self._targets = ScrapeTargets(settings.state, environment=settings.environment, model=settings.models[0])
 
     @property
     def url(self) -> str:
@@ -110,6 +113,7 @@ class Supervisor:
         for keeper in self._keepers:
             gateway = self._controls.get(keeper.charge.model) if is_ready else None
             keeper.tick(gateway, gateway_url=self.url if self._controls else None, problems=list(problems))
+        self._targets.tell(gateway=self.url, servers=[url for keeper in self._keepers for url in keeper.addresses()])
 
     def close(self) -> None:
         """Stop the gateway, then the model servers, then give back port and locks."""
@@ -119,6 +123,7 @@ class Supervisor:
                 self._gateway.kill()
         self._forget_controls()
         self._close_keepers()
+        self._targets.clear()
         self._listener.close()
 
     def __enter__(self) -> "Supervisor":

@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -287,6 +288,18 @@ def test_a_version_that_nobody_registered_is_a_problem_and_moves_nothing(settled
     settled.want(Traffic(stable="1", canary="99", canary_weight=10))
     settled.problem("version 99", "cannot be started")
     assert settled.observed().traffic == STABLE
+
+
+def test_prometheus_is_told_where_the_gateway_and_every_server_is_and_reaches_them(settled):
+    def found(role):
+        groups = json.loads((settled.state / "prometheus" / f"{role}.{ENVIRONMENT}.{MODEL}.json").read_text())
+        assert all(group["labels"] == {"environment": ENVIRONMENT, "__scheme__": "http"} for group in groups)
+        return [target for group in groups for target in group["targets"]]
+
+    assert found("gateway") == [settled.url.removeprefix("http://")]
+    settled.until(lambda: found("model"))
+    for address, word in ((found("gateway")[0], "firstlight_gateway_weight_percent"), (found("model")[0], 'firstlight_ready{model="tiny"')):
+        assert word in httpx.get(f"http://{address}/metrics", trust_env=False).text
 
 
 def test_control_asks_for_the_token(settled):
