@@ -68,6 +68,11 @@ class Fleet:
                 found[version] = (*found.get(version, ()), f"http://127.0.0.1:{seat.child.port}")
         return found
 
+    def addresses(self) -> list[str]:
+        """Return the addresses of all servers that listen, ready or not: whoever watches wants to see why one is not."""
+        children = [seat.child for seat in self._seats.values() if seat.child is not None]
+        return [f"http://127.0.0.1:{child.port}" for child in children if child.port is not None]
+
     def problems(self) -> list[str]:
         """Return one sentence for every server that should answer and does not."""
         who = "replica {1} of version {0}" if self.options.model.replicas > 1 else "version {0}"
