@@ -7,8 +7,10 @@ from pydantic import ValidationError
 
 from rollout.spec import Traffic
 from serving import planning
+from serving import routes as routing
 from serving.measurements import Attempt, Measurements
 from serving.planning import ServerState
+from serving.replicas import Replicas
 from serving.routes import Chooser, Routes, Target
 
 STABLE, CANARY = Target(version="1", url="http://127.0.0.1:1"), Target(version="2", url="http://127.0.0.1:2")
@@ -148,3 +150,90 @@ def test_the_version_a_rollback_goes_to_has_a_server_once_everything_that_answer
     assert planning.rehearsed(Traffic(stable="2", canary="1"), previous="1", states={"2": ready}) == ()
     assert planning.rehearsed(live, previous=None, states={"2": ready}) == ()
     assert planning.rehearsed(Traffic(), previous="1", states={}) == ()
+
+
+def test_a_caller_keeps_its_side_when_the_weight_grows_and_each_canary_draws_anew():
+    callers = [f"caller-{number}" for number in range(2000)]
+    places = {caller: routing.place(caller, "2") for caller in callers}
+    for weight in (1, 5, 25, 50, 99):
+        assert abs(sum(place < weight for place in places.values()) / 20 - weight) < 3
+        routes = Routes(stable=STABLE, canary=CANARY, canary_weight=weight)
+        assert all((Chooser().choose(routes, key=caller) == CANARY) is (places[caller] < weight) for caller in callers[:50])
+    other = {caller for caller in callers if routing.place(caller, "3") < 50}
+    assert 0.4 < sum(places[caller] < 50 for caller in other) / len(other) < 0.6
+
+
+def test_a_sticky_choice_leaves_the_exact_split_of_the_others_alone():
+    routes, chooser = Routes(stable=STABLE, canary=CANARY, canary_weight=25, sticky="client"), Chooser()
+    chosen = []
+    for number in range(400):
+        chooser.choose(routes, key=f"somebody-{number % 7}")
+        chosen.append(chooser.choose(routes))
+    assert chosen.count(CANARY) == 100
+
+
+def test_whose_key_a_request_has():
+    by_client, by_header = Routes(sticky="client"), Routes(sticky="header:x-user")
+    assert routing.sticky_key(by_client, {}, client="alice") == "alice"
+    assert routing.sticky_key(by_header, {"x-user": "7"}, client="alice") == "7"
+    assert routing.sticky_key(by_header, {}, client="alice") == ""
+    assert routing.sticky_key(Routes(), {"x-user": "7"}, client="alice") == ""
+    assert routing.sticky_key(by_client, {}, client=routing.REPLAY) == ""
+
+
+def replicas(*urls):
+    made = Replicas()
+    made.keep(urls)
+    return made
+
+
+def test_a_replica_that_fails_in_a_row_is_left_out_for_a_time_that_doubles_and_is_forgiven():
+    made = replicas("a", "b")
+    ill, times, now = made.known["a"], [], 1000.0
+    for _ in range(8):
+        while not (out := made.note(ill, ("a", "b"), failed=True, now=now)):
+            pass
+        times.append(out)
+        assert made.choose(("a", "b"), now=now).url == "b"
+        now += out
+        assert {made.choose(("a", "b"), now=now).url for _ in range(2)} == {"a", "b"}
+    assert times == [5, 10, 20, 40, 80, 160, 300, 300]
+    for _ in range(10):
+        now += 600
+        made.note(ill, ("a", "b"), failed=False, now=now)
+    while not (out := made.note(ill, ("a", "b"), failed=True, now=now)):
+        pass
+    assert out == 5
+
+
+def test_a_replica_that_fails_every_other_request_is_left_out_too_and_a_rare_failure_is_nothing():
+    made = replicas("a", "b")
+    outs = [made.note(made.known["a"], ("a", "b"), failed=number % 2 == 0, now=1.0) for number in range(60)]
+    assert any(outs)
+    assert not any(made.note(made.known["b"], ("a", "b"), failed=number % 10 == 0, now=1.0) for number in range(200))
+
+
+def test_the_last_usable_replica_is_never_left_out():
+    made = replicas("a", "b")
+    for url in ("a", "b"):
+        for _ in range(50):
+            made.note(made.known[url], ("a", "b"), failed=True, now=1.0)
+    assert [replica.is_usable(1.0) for replica in made.known.values()] == [False, True]
+    alone = replicas("a")
+    assert not any(alone.note(alone.known["a"], ("a",), failed=True, now=1.0) for _ in range(50))
+
+
+def test_the_least_busy_replica_answers_and_a_retry_goes_to_another_one():
+    made = replicas("a", "b", "c")
+    made.known["a"].in_flight, made.known["b"].in_flight = 2, 1
+    assert {made.choose(("a", "b", "c"), now=1.0).url for _ in range(9)} == {"c"}
+    assert made.choose(("a", "b", "c"), now=1.0, avoid={"c"}).url == "b"
+    assert made.choose(("a", "b", "c"), now=1.0, avoid={"a", "b", "c"}).url == "c"
+
+
+def test_what_is_known_of_a_replica_survives_a_change_of_routes():
+    made = replicas("a", "b")
+    for _ in range(5):
+        made.note(made.known["a"], ("a", "b"), failed=True, now=1.0)
+    made.keep(("a", "c"))
+    assert (made.known["a"].is_usable(2.0), sorted(made.known)) == (False, ["a", "c"])
