@@ -3,8 +3,10 @@
 import ipaddress
 from collections.abc import Mapping
 
+from serving import access_document
 from serving.errors import SettingsError
 from serving.options import GatewayOptions
+from serving.tls import ServerTls
 
 
 def check(host: str, options: GatewayOptions) -> None:
@@ -21,6 +23,17 @@ def check(host: str, options: GatewayOptions) -> None:
             f"a gateway that listens beyond this machine must know its callers and speak TLS, found {host} without {' and without '.join(missing)}: "
             f"set them (docs/access.md), or listen on 127.0.0.1"
         )
+
+
+def check_files(options: GatewayOptions) -> None:
+    """Return when a gateway could start with the access file and the certificates of ``options``. Raises SettingsError.
+
+    The supervisor asks before it starts anything: a person at a terminal hears at once what a gateway would only say in its log.
+    """
+    if options.access is not None:
+        access_document.read(options.access)
+    if options.tls_certificate is not None and options.tls_key is not None:
+        ServerTls(certificate=options.tls_certificate, key=options.tls_key, client_ca=options.tls_client_ca)
 
 
 def is_loopback(host: str) -> bool:

@@ -27,6 +27,7 @@ LEAST_SECONDS = 30.0
 """Between two looks, whoever asks for one."""
 _FILE_SECONDS = 2.0
 _AWAY_SECONDS = 10.0
+_COMPLAIN_SECONDS = 60.0
 _TIMEOUT_SECONDS = 5.0
 _SIZE_LIMIT = 1 << 18
 _MOST_KEYS = 64
@@ -99,7 +100,7 @@ class Jwks:
         self._remote = where.startswith(("http://", "https://"))
         self._ca, self._least_seconds = ca, least_seconds
         self._asked, self._looked = threading.Event(), -1e9
-        self._stopped = False
+        self._stopped, self._complained = False, -1e9
         self._thread: threading.Thread | None = None
 
     def look(self) -> bool:
@@ -108,8 +109,7 @@ class Jwks:
         try:
             keys = parse(self._fetch() if self._remote else _bounded(Path(self.where)))
         except (OSError, ValueError, RecursionError, httpx.HTTPError, TransientError) as error:
-            self.problem = f"{type(error).__name__}: {error}"
-            _LOG.error("an issuer's keys cannot be read; the last ones stay in force", extra={"jwks": self.where, "why": self.problem})
+            self._complain(f"{type(error).__name__}: {error}")
             return False
         self.problem = ""
         if keys != self.keys and _differ(keys, self.keys):
@@ -132,6 +132,13 @@ class Jwks:
         """Stop following."""
         self._stopped = True
         self._asked.set()
+
+    def _complain(self, why: str) -> None:
+        """Say what is wrong when it begins, and again every minute while it lasts."""
+        if why != self.problem or time.monotonic() - self._complained >= _COMPLAIN_SECONDS:
+            self._complained = time.monotonic()
+            _LOG.error("an issuer's keys cannot be read; the last ones stay in force", extra={"jwks": self.where, "why": why})
+        self.problem = why
 
     def _follow(self) -> None:
         while True:

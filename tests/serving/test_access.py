@@ -8,6 +8,8 @@ from itertools import product
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving import access_document, access_keys
 from serving.access import Access, Action, Peer, Refused, own_reader, unknown_model
@@ -224,6 +226,28 @@ def test_our_own_reader_may_use_its_model_and_nothing_else(house):
     assert [ask(access, headers, action=action) for action in (Action.METRICS, Action.ROUTES_READ, Action.ROUTES_WRITE)] == [403] * 3
     with pytest.raises(ValueError, match="fl_<id>_<secret>"):
         own_reader(["desi-vae"], "not a key")
+
+
+ODD = st.one_of(
+    st.text(max_size=60), st.from_regex(r"(Bearer|bearer) (fl_[a-z2-7]{10}_[A-Za-z0-9_-]{40,46}|[A-Za-z0-9_.=-]{0,60})", fullmatch=True)
+)
+
+
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("authorization", "content-length", "x-forwarded-for"), ODD)),
+    st.text(max_size=20),
+    ODD,
+)
+def test_whatever_strangers_send_they_are_refused_and_nothing_breaks(strangers_door, headers, model, address):
+    for action in Action:
+        assert ask(strangers_door, headers, action=action, model=model, peer=Peer(address=address)) in (401, 429)
+
+
+@pytest.fixture(scope="module")
+def strangers_door(tmp_path_factory):
+    house = House(tmp_path_factory.mktemp("door")).client("portal", models=["*"])
+    house.document["proxies"] = ["0.0.0.0/0", "::/0"]
+    return Access(house.write())
 
 
 # The file

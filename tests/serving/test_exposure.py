@@ -28,3 +28,11 @@ def test_beyond_this_machine_needs_an_access_file_and_a_certificate(host):
         exposure.check(host, GatewayOptions(tls_certificate=FILE, tls_key=FILE))
     assert "access_file" not in str(without_tls.value)
     assert "certificate and" not in str(without_access.value)
+
+
+def test_files_that_a_gateway_could_not_use_are_said_before_anything_starts(tmp_path):
+    exposure.check_files(GatewayOptions())
+    with pytest.raises(SettingsError, match="readable"):
+        exposure.check_files(GatewayOptions(access=tmp_path / "none.yaml"))
+    with pytest.raises(SettingsError, match=r"PEM pair|must be files"):
+        exposure.check_files(GatewayOptions(tls_certificate=tmp_path / "none.pem", tls_key=tmp_path / "none.key"))
