@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     approvers_file: Path | None = None
     """Who may sign, with which keys and roles; None means approvers.yaml in the state folder."""
 
+    pipeline_key: Path | None = None
+    """SSH private key with which the release flow signs the versions it makes servable; None means keys/pipeline in the state folder, made once."""
+
+    trusted_keys: Path | None = None
+    """Public halves of the pipeline keys that model servers trust, one a line; None means the public half of `pipeline_key`."""
+
     store_url: str | None = None
     """SQLAlchemy URL of desired state, champions and releases; None means SQLite in the state folder."""
 
@@ -165,6 +171,16 @@ class Settings(BaseSettings):
     def approvers_path(self) -> Path:
         """The approvers file, absolute."""
         return (self.approvers_file or self.state / "approvers.yaml").absolute()
+
+    @property
+    def pipeline_key_path(self) -> Path:
+        """The pipeline's private key, absolute."""
+        return (self.pipeline_key or self.state / "keys" / "pipeline").expanduser().absolute()
+
+    @property
+    def trusted_keys_path(self) -> Path:
+        """The file of trusted pipeline keys, absolute."""
+        return (self.trusted_keys or self.pipeline_key_path.with_name(self.pipeline_key_path.name + ".pub")).expanduser().absolute()
 
     @property
     def store(self) -> str:

@@ -114,6 +114,8 @@ class ServableVersion:
     """How it is run: what its own benchmark chose, or eager."""
     backend_digest: str | None = None
     """Digest of the backend's compiled file; None for a backend that has none."""
+    signature: str | None = None
+    """The pipeline's signature over all of this but the folder (``governance.attestation``); None: nobody vouches for it."""
 
 
 class Phase(StrEnum):

@@ -80,10 +80,13 @@ class Store:
         with self._database.writing() as connection:
             traffic_rows.add_version(connection, new, at=self._clock())
 
-    def set_backend(self, model: str, version: str, *, backend: str, digest: str | None) -> None:
-        """Say how a version is run: the backend, and the digest of its compiled file (None: it has none). Raises UnknownVersion."""
+    def set_backend(self, model: str, version: str, *, backend: str, digest: str | None, signature: str | None = None) -> None:
+        """Say how a version is run: the backend, the digest of its compiled file (None: it has none), the pipeline's signature over that.
+
+        Raises UnknownVersion.
+        """
         with self._database.writing() as connection:
-            traffic_rows.set_backend(connection, model, version, backend=backend, digest=digest)
+            traffic_rows.set_backend(connection, model, version, backend=backend, digest=digest, signature=signature)
 
     def version(self, model: str, version: str) -> ServableVersion:
         """Return a servable version. Raises UnknownVersion."""

@@ -68,6 +68,7 @@ VERSIONS = Table(
     Column("added_at", Float, nullable=False),
     Column("backend", String, nullable=False, server_default="eager"),
     Column("backend_digest", String),
+    Column("signature", Text),
 )
 
 RELEASES = Table(
@@ -135,6 +136,7 @@ MIGRATIONS = {
     1: (
         "ALTER TABLE versions ADD COLUMN backend VARCHAR NOT NULL DEFAULT 'eager'",
         "ALTER TABLE versions ADD COLUMN backend_digest VARCHAR",
+        "ALTER TABLE versions ADD COLUMN signature TEXT",
     ),
 }
 """Schema -> statements that make the next one of it, the same on SQLite and PostgreSQL; what was stored stays."""

@@ -111,7 +111,7 @@ def add_version(connection: Connection, new: ServableVersion, *, at: float) -> N
     found = find_version(connection, new.model, new.version)
     values = {"folder": new.folder, "model_digest": new.model_digest, "handoff_digest": new.handoff_digest}
     if found is None:
-        run = {"backend": new.backend, "backend_digest": new.backend_digest}
+        run = {"backend": new.backend, "backend_digest": new.backend_digest, "signature": new.signature}
         connection.execute(insert(VERSIONS).values(model=new.model, version=new.version, added_at=at, **values, **run))
         return
     if (found.model_digest, found.handoff_digest) != (new.model_digest, new.handoff_digest):
@@ -125,11 +125,11 @@ def add_version(connection: Connection, new: ServableVersion, *, at: float) -> N
         connection.execute(update(VERSIONS).where(at_number).values(folder=new.folder))
 
 
-def set_backend(connection: Connection, model: str, version: str, *, backend: str, digest: str | None) -> None:
-    """Write how a version is run. Raises UnknownVersion."""
+def set_backend(connection: Connection, model: str, version: str, *, backend: str, digest: str | None, signature: str | None) -> None:
+    """Write how a version is run, and who vouches for that. Raises UnknownVersion."""
     get_version(connection, model, version)
     at_number = and_(VERSIONS.c.model == model, VERSIONS.c.version == version)
-    connection.execute(update(VERSIONS).where(at_number).values(backend=backend, backend_digest=digest))
+    connection.execute(update(VERSIONS).where(at_number).values(backend=backend, backend_digest=digest, signature=signature))
 
 
 def find_version(connection: Connection, model: str, version: str) -> ServableVersion | None:
@@ -185,7 +185,7 @@ def _of(table: object, environment: str, model: str) -> ColumnElement[bool]:
 
 def _version(row: Row[tuple[object, ...]]) -> ServableVersion:
     values = row._mapping
-    fields = ("model", "version", "folder", "model_digest", "handoff_digest", "backend", "backend_digest")
+    fields = ("model", "version", "folder", "model_digest", "handoff_digest", "backend", "backend_digest", "signature")
     return ServableVersion(**{name: values[name] for name in fields})
 
 

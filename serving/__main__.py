@@ -72,6 +72,9 @@ def _model(options: argparse.Namespace, nursery: "Nursery | None" = None) -> Non
         backend=options.backend,
         backend_digest=options.backend_digest,
         compiled=None if how.compiled is None else str(how.compiled),
+        version=options.version,
+        signature=options.signature,
+        trusted_keys=None if how.trusted_keys is None else str(how.trusted_keys),
     )
     # Addresses for a thousand bodies of the largest size; pages are there only for what really came.
     arena = Arena(span=max(how.body_mb << 30, 4 * how.queue_mb << 20), hot_bytes=how.queue_mb << 20)
@@ -203,6 +206,7 @@ def _add_model(roles: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     role.add_argument("--model-digest", help="sha256 that model.pt2 must have")
     role.add_argument("--handoff-digest", help="sha256 that handoff.yaml must have")
     role.add_argument("--backend", default="eager", help="how the model is run; the one its benchmark chose")
+    role.add_argument("--signature", help="the pipeline's signature over the version (SSHSIG), as the store has it")
     role.add_argument("--backend-digest", help="sha256 that the backend's compiled file must have")
     return role
 

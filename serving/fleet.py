@@ -167,6 +167,7 @@ class Fleet:
         arguments = ["model", servable.folder, "--name", servable.model, "--version", servable.version, "--parent", str(os.getpid())]
         arguments += ["--model-digest", servable.model_digest, "--handoff-digest", servable.handoff_digest, "--backend", servable.backend]
         arguments += [] if servable.backend_digest is None else ["--backend-digest", servable.backend_digest]
+        arguments += [] if servable.signature is None else ["--signature", servable.signature]
         return [*arguments, "--options", self.options.model_dump_json()]
 
     def _reap(self) -> None:

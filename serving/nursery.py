@@ -48,6 +48,11 @@ class Order:
     """sha256 that the backend's compiled file must have."""
     compiled: str | None = None
     """Folder of compiled files."""
+    version: str = ""
+    signature: str | None = None
+    """The pipeline's signature over the version."""
+    trusted_keys: str | None = None
+    """File of the keys that may have made it; None asks for none."""
 
     @property
     def on_gpu(self) -> bool:
@@ -188,6 +193,7 @@ def verified(order: Order) -> "HandOff":
     """
     from models.handoff import load
 
+    _require_signed(order)
     handoff = load(order.folder)
     for what, wanted, found in (
         ("model name", order.name, handoff.name),
@@ -197,6 +203,29 @@ def verified(order: Order) -> "HandOff":
         if wanted is not None and wanted != found:
             raise ModelRefusedError(f"the {what} of {order.folder} must be {wanted}, got {found}: restore the folder that was registered")
     return handoff
+
+
+def _require_signed(order: Order) -> None:
+    """Raise ModelRefusedError unless a trusted pipeline signed what the order says; not a byte of the model has been read by then."""
+    if order.trusted_keys is None:
+        return
+    from governance.attestation import VersionStatement, read_trusted, verify_attestation
+    from governance.errors import SignatureError
+
+    if order.model_digest is None or order.handoff_digest is None:
+        raise ModelRefusedError(f"version {order.version} of {order.name} must come with the digests that were signed, it has none")
+    statement = VersionStatement(
+        model=order.name,
+        version=order.version,
+        model_digest=order.model_digest,
+        handoff_digest=order.handoff_digest,
+        backend=order.backend,
+        backend_digest=order.backend_digest,
+    )
+    try:
+        verify_attestation(statement, order.signature, trusted=read_trusted(Path(order.trusted_keys)))
+    except SignatureError as problem:
+        raise ModelRefusedError(str(problem)) from problem
 
 
 def opened(order: Order, handoff: "HandOff") -> Opened:

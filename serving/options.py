@@ -31,6 +31,8 @@ class ModelOptions(_Part):
     """Longest that a request waits for its answer when it names no deadline of its own."""
     compiled: Path | None = None
     """Folder of compiled models, by digest; None: only the model as it was handed over can be run."""
+    trusted_keys: Path | None = None
+    """File of the pipeline keys that may vouch for a version, one SSH public key a line; None asks for no signature, only for digests."""
     inference_log: str | None = None
     """Folder or s3:// prefix for the inference log; None writes none."""
     inference_log_sample: float = Field(default=1.0, ge=0, le=1)

@@ -1,7 +1,7 @@
 """Registration: the hand-off becomes a version in the registry, servable here, and the event that starts its release."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -10,7 +10,9 @@ from prefect.events import emit_event
 from pydantic import BaseModel, ConfigDict
 
 from firstlight import settings as settings_module
+from firstlight.settings import Settings
 from firstlight.verdict import Verdict
+from governance import attestation
 from models import handoff
 from models.backends.compiling import compile_ahead
 from models.model_version import BACKEND, BACKEND_DIGEST
@@ -71,16 +73,39 @@ def register(release: OpenedRelease) -> Registration:
     known = doors.registry(settings)
     version = known.register(release.handoff)
     with doors.store(settings) as records:
-        records.add_version(
-            ServableVersion(
-                model=release.model,
-                version=version.version,
-                folder=release.handoff,
-                model_digest=release.model_digest,
-                handoff_digest=release.handoff_digest,
-            )
+        found = ServableVersion(
+            model=release.model,
+            version=version.version,
+            folder=release.handoff,
+            model_digest=release.model_digest,
+            handoff_digest=release.handoff_digest,
         )
+        records.add_version(replace(found, signature=signed(settings, found)))
     return Registration(version=version, links=known.links(version, settings.mlflow_ui_url))
+
+
+def signed(settings: Settings, version: ServableVersion) -> str:
+    """Return this pipeline's signature over ``version``, which model servers ask for. Raises SignatureError when its key cannot be used."""
+    key = settings.pipeline_key_path if settings.pipeline_key else attestation.ensure_key(settings.pipeline_key_path)
+    return attestation.attest(statement_of(version), key_file=key)
+
+
+def statement_of(version: ServableVersion) -> attestation.VersionStatement:
+    """Return what is signed of a version: everything but where it lies."""
+    return attestation.VersionStatement(
+        model=version.model,
+        version=version.version,
+        model_digest=version.model_digest,
+        handoff_digest=version.handoff_digest,
+        backend=version.backend,
+        backend_digest=version.backend_digest,
+    )
+
+
+def require_signed(settings: Settings, version: ServableVersion) -> None:
+    """Raise SignatureError unless a pipeline that is trusted here signed ``version``."""
+    trusted = attestation.read_trusted(settings.trusted_keys_path)
+    attestation.verify_attestation(statement_of(version), version.signature, trusted=trusted)
 
 
 def record_backend(release: OpenedRelease, *, backend: str, digest: str | None) -> None:
@@ -88,7 +113,8 @@ def record_backend(release: OpenedRelease, *, backend: str, digest: str | None) 
     settings = settings_module.current()
     version = version_of(release)
     with doors.store(settings) as records:
-        records.set_backend(release.model, version, backend=backend, digest=digest)
+        chosen = replace(records.version(release.model, version), backend=backend, backend_digest=digest)
+        records.set_backend(release.model, version, backend=backend, digest=digest, signature=signed(settings, chosen))
     doors.registry(settings).tag(release.model, version, {BACKEND: backend, BACKEND_DIGEST: digest or ""})
 
 

@@ -15,6 +15,7 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
     from models import handoff
     from models.scoring import score_files
     from tasks.doors import object_store, store
+    from tasks.registering import require_signed
 
     name = model or settings.model
     with store(settings) as records:
@@ -24,6 +25,7 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
                 f"a champion must be there to score with, {name} has none in {settings.environment}: release one first, or run `make demo`"
             )
         servable = records.version(name, champion.version)
+    require_signed(settings, servable)
     door = object_store(settings)
     files = [file for source in sources for file in spectra.find(source, store=door)]
     papers = handoff.load(servable.folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings, environment_for_children
+from governance.attestation import ensure_key
 
 _FRESH_SECONDS = 5.0
 
@@ -43,6 +44,7 @@ def _options(settings: Settings) -> str:
                 "body_mb": settings.gateway_body_mb,
                 "cache_mb": settings.serving_cache_mb,
                 "compiled": str(settings.compiled),
+                "trusted_keys": str(_trusted_keys(settings)),
                 "inference_log": settings.inference_log,
                 "inference_log_sample": settings.inference_log_sample,
                 "inference_log_spool": str(settings.inference_log_spool),
@@ -65,6 +67,13 @@ def _options(settings: Settings) -> str:
             "otlp_endpoint": settings.otlp_endpoint,
         }
     )
+
+
+def _trusted_keys(settings: Settings) -> Path:
+    """Return the file of trusted keys; that of our own pipeline is made when it is not there yet."""
+    if settings.trusted_keys is None:
+        ensure_key(settings.pipeline_key_path)
+    return settings.trusted_keys_path
 
 
 def _text(path: Path | None) -> str | None:

@@ -12,7 +12,7 @@ from rollout.errors import StoreRefused, UnknownVersion
 from rollout.tables import MIGRATIONS, SCHEMA_VERSION
 from tests.rollout.stores import ENVIRONMENT, MODEL, open_store, promote, raw, servable
 
-AGO = ("ALTER TABLE versions DROP COLUMN backend", "ALTER TABLE versions DROP COLUMN backend_digest")
+AGO = tuple(f"ALTER TABLE versions DROP COLUMN {name}" for name in ("backend", "backend_digest", "signature"))
 """What makes schema 1 of schema 2."""
 
 
@@ -86,10 +86,10 @@ def test_every_schema_but_ours_has_a_way_to_the_next() -> None:
 
 
 def test_how_a_version_is_run_is_kept_and_not_lost_when_it_is_added_again(store: Any) -> None:
-    store.set_backend(MODEL, "2", backend="aot", digest="e" * 64)
+    store.set_backend(MODEL, "2", backend="aot", digest="e" * 64, signature="SIGNED")
     store.add_version(servable("2", folder="/elsewhere"))
     found = store.version(MODEL, "2")
-    assert (found.backend, found.backend_digest, found.folder) == ("aot", "e" * 64, "/elsewhere")
+    assert (found.backend, found.backend_digest, found.signature, found.folder) == ("aot", "e" * 64, "SIGNED", "/elsewhere")
     assert store.version_by_digest(MODEL, found.model_digest) == found
     with pytest.raises(UnknownVersion):
         store.set_backend(MODEL, "99", backend="aot", digest=None)
