@@ -35,7 +35,9 @@ def of(transport: asyncio.BaseTransport) -> Peer:
     name = transport.get_extra_info("peername")
     tls = transport.get_extra_info("ssl_object")
     der = tls.getpeercert(binary_form=True) if tls is not None else None
-    return Peer(address=str(name[0]) if isinstance(name, tuple) and name else "", certificate=identities(der) if der else frozenset())
+    # A socket for both families names IPv4 callers ::ffff:192.0.2.1; as IPv6 they would all be one neighbourhood.
+    here = str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) and name else ""
+    return Peer(address=here, certificate=identities(der) if der else frozenset())
 
 
 def identities(der: bytes) -> frozenset[str]:

@@ -194,3 +194,28 @@ def test_what_is_wrong_with_the_files_is_a_sentence(authority, tmp_path):
 def test_a_certificate_that_cannot_be_read_whole_is_known_by_its_bytes():
     (said,) = peers.identities(b"no certificate")
     assert said.startswith("sha256:")
+
+
+class Transport:
+    """As much of a transport as is asked for a peer without TLS."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def get_extra_info(self, what):
+        return self._name if what == "peername" else None
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        (("192.0.2.1", 5), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
+        (("2001:db8::1", 5, 0, 0), "2001:db8::1"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_peer_without_a_certificate_is_an_address(name, address):
+    peer = peers.of(Transport(name))
+    assert (peer.address, peer.certificate) == (address, frozenset())

@@ -12,6 +12,7 @@ from models.program import Program
 from serving.client import Answer
 from tasks.replay import Replay
 from tests.models.tiny import write_tiny_handoff
+from tests.serving.acting import Actor, whole
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,18 @@ def test_a_row_without_a_label_is_neither_right_nor_wrong(papers: object, replay
 def test_answers_that_are_no_numbers_agree_with_nothing(papers: object, replay: Replay) -> None:
     replay._take(1, answer(papers, 1, shift=float("nan")))
     assert replay.counts("2")[1] == (0, 1)
+
+
+def test_a_gateway_that_moved_is_found_again(papers: object) -> None:
+    table = evaluate(papers.folder).table  # type: ignore[attr-defined]
+    actor = Actor(lambda ask: whole(b'{"error": "busy"}', status=503) if ask.body() else None)
+    addresses = [("http://127.0.0.1:1", "old")] * 2 + [(actor.url, "new")] * 2
+    with Replay(lambda: addresses.pop(0), papers, table, candidate="2") as moved:  # type: ignore[arg-type]
+        moved.send(2)
+        moved.send(2)
+    actor.close()
+    assert moved.unanswered["busy"] == 2
+    assert {ask.headers["authorization"] for ask in actor.asked} == {"Bearer new"}
 
 
 def test_requests_nobody_answers_are_counted_and_not_raised(replay: Replay) -> None:
