@@ -1,30 +1,37 @@
 """How fast is `firstlight score` over warm files, against the least that any way of scoring them must do?
 
-    python benchmarks/score_files.py [--spectra 2000] [--repeats 5] [--handoff FOLDER]
+    python benchmarks/score_files.py [--backend aot] [--spectra 6000] [--file-rows 500] [--repeats 5] [--handoff FOLDER] [--compiled FOLDER]
 
-The limit is the model itself: the same program over the same spectra, already in memory, on the same cores. Both are measured in turns
-in the same run with a warm cache, and the ratio is taken round by round, so that it means something on a busy machine.
-Without --handoff the reference model is trained for one epoch: what it learned does not change what it costs.
+The limit is the model itself: the same backend in as many processes, each with its share of the same spectra already in memory and
+nothing else to do. Both are measured in turns in the same run with a warm cache, and the ratio is taken round by round, so that it means
+something on a busy machine. Without --handoff the reference model is trained for one epoch: what it learned does not change what it costs.
+Starting the processes happens once, however many files follow: it is shown on its own and not counted.
 The result goes to benchmarks/results/score_files.json.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import spectra
 from models import handoff
-from models.benchmark_worker import peak_bytes
+from models.backends import COMPILED, open_backend
+from models.backends.compiling import compile_backend
 from models.handoff import HandOff
-from models.hardware import choose_device, fingerprint
-from models.program import Program
-from models.scoring import BATCH, score_batch, score_files, workers
+from models.hardware import fingerprint
+from models.scored_table import BATCH, columns
+from models.scoring import Scored, cores, score_files
 from models.training import Recipe, train
 from spectra.sky import SkyRecipe, write_sky
 
@@ -34,72 +41,187 @@ _RESULTS = Path(__file__).parent / "results" / "score_files.json"
 def main() -> None:
     """Write a sky, measure both ways in turns, print and keep the figures."""
     options = _options()
+    if options.limit:
+        return _compute(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = write_sky(SkyRecipe(seed=1, spectra=options.spectra), folder / "sky")
-        batch, _ = spectra.read_many(files)
-        papers = handoff.load(options.handoff or _trained(batch, files, folder / "handoff"))
-        figures = _measure(papers, batch, [str(file) for file in files], folder, repeats=options.repeats)
-    machine = {**fingerprint(choose_device(), 1), "load": [round(value, 2) for value in os.getloadavg()]}
-    report = {"options": {**vars(options), "files": len(files)}, "model": papers.model_digest, "machine": machine, **figures}
+        files = write_sky(SkyRecipe(seed=1, spectra=options.spectra, file_rows=options.file_rows), folder / "sky")
+        papers = handoff.load(options.handoff or _trained(files, folder / "handoff"))
+        compiled = Path(options.compiled or folder / "compiled")
+        digest = compile_backend(papers, options.backend, folder=compiled).digest if options.backend in COMPILED else None
+        figures = _measure(papers, [str(file) for file in files], folder, options, compiled=compiled, digest=digest)
+    told = {"backend": options.backend, "spectra": options.spectra, "file_rows": options.file_rows, "repeats": options.repeats}
+    report = {"options": {**told, "files": len(files)}, "model": papers.model_digest, "machine": fingerprint("cpu", 1), **figures}
     _RESULTS.parent.mkdir(exist_ok=True)
     _RESULTS.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     print(json.dumps(report, indent=2, sort_keys=True))
+    return None
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--spectra", type=int, default=2000)
+    parser.add_argument("--backend", default="aot")
+    parser.add_argument("--spectra", type=int, default=6000)
+    parser.add_argument("--file-rows", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--handoff", help="folder of the model to score with")
+    parser.add_argument("--compiled", help="folder of compiled models, kept from one run to the next")
+    parser.add_argument("--limit", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _trained(batch: spectra.SpectrumBatch, files: list[Path], out: Path) -> Path:
+def _trained(files: list[Path], out: Path) -> Path:
+    batch, _ = spectra.read_many(files[:4])
     return train(
         batch,
         Recipe(epochs=1, fault_rows=50, threads=1),
         out=out,
         trainer=("Benchmark", "benchmark@firstlight.example"),
         data_uri=str(files[0].parent),
-        data_files=files,
+        data_files=files[:4],
     )
 
 
-def _measure(papers: HandOff, batch: spectra.SpectrumBatch, files: list[str], folder: Path, *, repeats: int) -> dict[str, Any]:
-    program = Program.load(papers, device=choose_device(), threads=1, batch_size=BATCH)
-    pool = workers(program.device)
-    out = folder / "scores.parquet"
-    ways: dict[str, Callable[[], Any]] = {
-        "model": lambda: score_batch(program, batch, pool=pool),
-        "read": lambda: [spectra.read(file) for file in files],
-        "files": lambda: score_files(papers, files, out, version="1"),
-        "start": lambda: Program.load(papers, device=choose_device(), batch_size=BATCH),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if turn:  # the first turn warms the cache
-                seconds[name].append(time.perf_counter() - started)
-    pool.shutdown()
-    return _figures(seconds, rows=len(batch))
+# --- the limit ----------------------------------------------------------------------------------------------------------
 
 
-def _figures(seconds: dict[str, list[float]], *, rows: int) -> dict[str, Any]:
-    """Starting the program happens once, however many files follow; it is shown on its own and not counted as throughput."""
-    running = [whole - start for whole, start in zip(seconds["files"], seconds["start"], strict=True)]
-    ratios = [model / whole for model, whole in zip(seconds["model"], running, strict=True)]
-    middle = {name: statistics.median(values) for name, values in {**seconds, "files without start": running}.items()}
+def _compute(options: argparse.Namespace) -> None:
+    """Be one process of the limit: for every line on standard input, run the model once over the spectra that are in memory."""
+    facts = options.limit
+    compiled = Path(facts["compiled"])
+    runner = open_backend(handoff.load(facts["handoff"]), facts["backend"], compiled=compiled, digest=facts["digest"])
+    batch, _ = spectra.read_many(facts["files"])
+    inputs = {"flux": batch.flux, "ivar": batch.ivar}
+    wanted = columns(runner.outputs)
+
+    def once() -> int:
+        for start in range(0, len(inputs["flux"]), BATCH):
+            runner({name: array[start : start + BATCH] for name, array in inputs.items()}, wanted=wanted)
+        return len(inputs["flux"])
+
+    print(once(), flush=True)
+    for _ in sys.stdin:
+        print(once(), flush=True)
+
+
+class Limit:
+    """As many processes as cores, each with its share of the spectra."""
+
+    def __init__(self, papers: HandOff, files: list[str], options: argparse.Namespace, *, compiled: Path, digest: str | None) -> None:
+        """Start them and let each run once."""
+        self._stack = contextlib.ExitStack()
+        facts = {"handoff": str(papers.folder), "backend": options.backend, "compiled": str(compiled), "digest": digest}
+        share = -(-len(files) // cores())
+        self._processes = [
+            self._stack.enter_context(_computing({**facts, "files": files[start : start + share]})) for start in range(0, len(files), share)
+        ]
+        self.rows = sum(int(_line(process)) for process in self._processes)
+
+    def __call__(self) -> float:
+        """Run over all spectra; return the spectra a second of all processes while all of them work, added up."""
+        started = time.perf_counter()
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        counts = [int(_line(process)) for process in self._processes]
+        return sum(counts) / (time.perf_counter() - started)
+
+    def close(self) -> None:
+        """End them."""
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _computing(facts: dict[str, Any]) -> Iterator["subprocess.Popen[str]"]:
+    asked = [sys.executable, __file__, "--limit", json.dumps(facts)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"a process of the limit must answer, it ended with {process.wait()}")
+    return line
+
+
+# --- both in turns ------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """One run of score_files: when its processes were ready, when it ended, what it needed."""
+
+    def __init__(self) -> None:
+        """Begin the clock."""
+        self.began, self.ready = time.perf_counter(), 0.0
+        self.peak = 0
+
+    def __call__(self, done: int, total: int, rows: int) -> None:
+        """Hear how far the run is."""
+        self.ready = self.ready or time.perf_counter()
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if "models.scoring_worker" in child.cmdline():
+                    self.peak = max(self.peak, child.memory_info().rss)
+
+
+def _measure(
+    papers: HandOff, files: list[str], folder: Path, options: argparse.Namespace, *, compiled: Path, digest: str | None
+) -> dict[str, Any]:
+    limit = Limit(papers, files, options, compiled=compiled, digest=digest)
+    rounds: list[dict[str, float]] = []
+    done: Scored | None = None
+    for turn in range(options.repeats + 1):
+        before = limit()
+        watched = Watched()
+        done = score_files(
+            papers,
+            files,
+            folder / "scores.parquet",
+            version="1",
+            backend=options.backend,
+            backend_digest=digest,
+            compiled=compiled,
+            progress=watched,
+        )
+        ended = time.perf_counter()
+        after = limit()
+        assert (done.rows, done.backend) == (limit.rows, options.backend), done
+        if turn:  # the first turn warms the cache
+            figures = {
+                "limit": (before + after) / 2,
+                "files": done.rows / (ended - watched.ready),
+                "start_seconds": watched.ready - watched.began,
+            }
+            rounds.append({**figures, "worker_mib": watched.peak / 2**20, "load": os.getloadavg()[0]})
+            print(
+                {name: round(value, 2) for name, value in rounds[-1].items()},
+                f"ratio {figures['files'] / figures['limit']:.3f}",
+                flush=True,
+            )
+    limit.close()
+    ratios = [figures["files"] / figures["limit"] for figures in rounds]
+    read = [_read_seconds(files) for _ in range(3)]
+    middle = {name: round(statistics.median(figures[name] for figures in rounds), 2) for name in rounds[0]}
     return {
-        "spectra": rows,
-        "median_seconds": {name: round(value, 3) for name, value in middle.items()},
-        "spectra_per_second": {"files": round(rows / middle["files without start"]), "model": round(rows / middle["model"])},
-        "ratio_files_to_model": round(statistics.median(ratios), 3),
+        "spectra": limit.rows,
+        "workers": cores(),
+        "median": {**middle, "reading_cpu_microseconds_a_spectrum": round(statistics.median(read) / limit.rows * 1e6)},
+        "ratio_files_to_limit": round(statistics.median(ratios), 3),
         "ratio_by_round": [round(ratio, 3) for ratio in ratios],
-        "peak_mib": round(peak_bytes() / 2**20),
     }
+
+
+def _read_seconds(files: list[str]) -> float:
+    """Return the processor time of reading all files in pieces and doing nothing with them."""
+    started = time.process_time()
+    assert sum(len(batch) for file in files for batch, _ in spectra.pieces(file, size=4 * BATCH))
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

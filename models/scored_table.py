@@ -45,7 +45,7 @@ def score_batch(runner: Runner, batch: spectra.SpectrumBatch) -> dict[str, Array
     require_spectra(runner.inputs)
     offered = {"flux": batch.flux, "ivar": batch.ivar}
     inputs = {item.name: offered[item.name].astype(item.dtype, copy=False) for item in runner.inputs}
-    wanted = [item.name for item in runner.outputs if _is_column(item)]
+    wanted = columns(runner.outputs)
     answers = [
         runner({name: array[start : start + BATCH] for name, array in inputs.items()}, wanted=wanted)
         for start in range(0, max(1, len(batch)), BATCH)
@@ -53,8 +53,9 @@ def score_batch(runner: Runner, batch: spectra.SpectrumBatch) -> dict[str, Array
     return {name: np.concatenate([answer[name] for answer in answers]) for name in wanted}
 
 
-def _is_column(spec: OutputSpec) -> bool:
-    return len(spec.shape) == 1 or (len(spec.shape) == 2 and spec.shape[1] <= VECTOR_LIMIT)
+def columns(outputs: Sequence[OutputSpec]) -> list[str]:
+    """Return the names of the outputs that are narrow enough to become columns: no reconstruction is kept, or even copied."""
+    return [item.name for item in outputs if len(item.shape) == 1 or (len(item.shape) == 2 and item.shape[1] <= VECTOR_LIMIT)]
 
 
 def scores(papers: HandOff, metadata: pd.DataFrame, outputs: dict[str, Array], *, version: str) -> pd.DataFrame:
@@ -72,7 +73,8 @@ def scores(papers: HandOff, metadata: pd.DataFrame, outputs: dict[str, Array], *
 
 def scores_schema(papers: HandOff, *, version: str) -> pa.Schema:
     """Return the columns that every table of this version has, also one without rows."""
-    outputs = {item.name: np.zeros((0, *item.shape[1:]), dtype=item.dtype) for item in papers.model.outputs if _is_column(item)}
+    kept = columns(papers.model.outputs)
+    outputs = {item.name: np.zeros((0, *item.shape[1:]), dtype=item.dtype) for item in papers.model.outputs if item.name in kept}
     return pa.Schema.from_pandas(scores(papers, empty().metadata, outputs, version=version), preserve_index=False).remove_metadata()
 
 
