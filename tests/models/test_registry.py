@@ -24,7 +24,7 @@ from firstlight.digest import sha256_file
 from firstlight.errors import TransientError
 from models import handoff as handoffs
 from models.errors import HandOffError
-from models.model_version import MODEL_DIGEST, keyed
+from models.model_version import BACKEND, BACKEND_DIGEST, MODEL_DIGEST, keyed
 from models.registry import ModelVersion, Registry, RegistryError, RegistryUnreachable
 from tests.models.tiny import write_tiny_handoff
 
@@ -221,6 +221,17 @@ def test_an_alias_is_pointed_moved_and_taken_away_and_doing_it_twice_changes_not
     for _ in range(2):
         registry.point("tiny", "champion", None)
         assert registry.aliases("tiny") == {}
+
+
+def test_a_version_is_tagged_with_how_it_is_run_and_again_with_what_was_chosen_last(registry: Registry, tiny_handoff: Path) -> None:
+    registry.register(tiny_handoff)
+    for chosen, digest in (("onnx", "d" * 64), ("aot", "e" * 64), ("aot", "e" * 64)):
+        registry.tag("tiny", "1", {BACKEND: chosen, BACKEND_DIGEST: digest})
+        found = client_of(registry).get_model_version("tiny", "1").tags
+        assert (found[BACKEND], found[BACKEND_DIGEST]) == (chosen, digest)
+    assert registry.version("tiny", "1").model_digest == handoffs.load(tiny_handoff).model_digest
+    with pytest.raises(RegistryError):
+        registry.tag("tiny", "9", {BACKEND: "aot"})
 
 
 @pytest.mark.parametrize("wanted", ["9", "champion"])

@@ -4,6 +4,7 @@ The first release is a story told once (the fixture ``first``): the flow's proce
 while it waits for people. The tests look at what it left, and go on from there.
 """
 
+import json
 import shutil
 import threading
 import time
@@ -125,7 +126,9 @@ def test_a_release_killed_at_every_stage_ends_with_exactly_one_champion(house: H
     with house.store() as records:
         champion = records.champion("local", toy.NAME)
         history, releases = records.history("local", toy.NAME), records.releases("local", toy.NAME)
-    assert champion is not None
+        assert champion is not None
+        chosen = json.loads((first.folder / "evidence" / "backend.json").read_bytes())
+        assert records.version(toy.NAME, champion.version).backend == chosen["chosen"] == "eager"
     assert [line.version for line in history] == [champion.version]
     assert [(one.id, one.status.value) for one in releases] == [(first.release, "promoted")]
     assert house.registry().aliases(toy.NAME) == {"champion": champion.version}
@@ -238,7 +241,7 @@ def asking(house: House) -> Iterator[Asked]:
     """Ask the gateway for one spectrum after the other."""
     flux, _ = toy.toy_sky(8)
     asked, stop = Asked(), threading.Event()
-    with InferenceClient(house.status()["serving"]["address"], toy.NAME, timeout=20) as client:
+    with InferenceClient(house.status()["serving"]["address"], toy.NAME, timeout=20, key=house.key) as client:
 
         def ask() -> None:
             while not stop.wait(0.02):
