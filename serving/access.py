@@ -63,7 +63,7 @@ class Access:
         self._issuers: dict[tuple[str, Path | None], Jwks] = {}
         self._rules, self._tokens = self._built()
         self._paces, self._failures = Rates(), Rates()
-        self._complained = 0.0
+        self._complained = -1e9
 
     def admit(self, headers: Mapping[str, str], *, action: Action, model: str | None, now: float, peer: Peer | None = None) -> Caller:
         """Return who asks, when they may do ``action`` to ``model`` now (unix seconds).
@@ -112,7 +112,7 @@ class Access:
         try:
             self._rules, self._tokens = self._built()
         except AccessFileError as error:
-            self.problem, self._complained = str(error), 0.0
+            self.problem, self._complained = str(error), -1e9
             self._seen = seen
             self._complain()
             return False
