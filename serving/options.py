@@ -39,6 +39,8 @@ class ModelOptions(_Part):
     """Share of requests that are logged."""
     flush_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """Rows of at most this many seconds are lost on kill -9."""
+    inference_log_queue_mb: int = Field(default=64, ge=1)
+    """Megabytes of answered requests that may wait for the log's thread; rows beyond it are dropped and counted, no request waits."""
     inference_log_spool: Path | None = None
     """Folder on this machine where parts wait for an s3:// log; needed for one. Whoever runs next ships what a killed process left."""
     inference_log_spool_mb: int = Field(default=512, ge=1)

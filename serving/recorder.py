@@ -62,16 +62,20 @@ class Recorder:
         data_class: str | None = None,
         sample: float = 1.0,
         flush_seconds: float = 5.0,
+        queue_mb: int = 64,
         sink: Sink | None = None,
     ) -> None:
         """Log a share of ``sample`` requests below ``where``, a folder; at most ``flush_seconds`` of rows are lost when the process is killed.
 
-        ``data_class`` None logs nothing of the inputs until :meth:`classify` names it. ``sink`` writes parts elsewhere than below ``where``.
+        At most ``queue_mb`` megabytes of arrays wait for the thread. ``data_class`` None logs nothing of the inputs until :meth:`classify` names
+        it. ``sink`` writes parts elsewhere than below ``where``.
         """
         self._model, self._version, self._environment, self._sample = model, version, environment, sample
         self.takes_inputs = False
         self.classify(data_class)
-        self._log: InferenceLog[_Asked] = InferenceLog(sink or Folder(Path(where) / model), make=self._rows, flush_seconds=flush_seconds)
+        self._log: InferenceLog[_Asked] = InferenceLog(
+            sink or Folder(Path(where) / model), make=self._rows, flush_seconds=flush_seconds, queue_bytes=queue_mb << 20
+        )
 
     @classmethod
     def by_options(cls, options: ModelOptions, *, s3: S3Options, model: str, version: str, environment: str) -> "Recorder | None":
@@ -85,6 +89,7 @@ class Recorder:
             environment=environment,
             sample=options.inference_log_sample,
             flush_seconds=options.flush_seconds,
+            queue_mb=options.inference_log_queue_mb,
             sink=_spool(options, s3=s3, model=model) if is_remote(options.inference_log) else None,
         )
 
