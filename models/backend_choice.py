@@ -155,36 +155,48 @@ def _charged_to(trial: Trial) -> Iterator[None]:
 def _compare(papers: HandOff, trials: Sequence[Trial], contestants: Mapping[str, Contestant]) -> None:
     """Hold every backend's answers to further rows against eager's."""
     with tempfile.TemporaryDirectory(prefix="firstlight-rows-") as scratch:
-        asked = Path(scratch) / "rows.safetensors"
-        asked.write_bytes(write_tensors(further_rows(papers)))
-        eager: dict[str, Array] = {}
+        asked, told = Path(scratch) / "rows.safetensors", Path(scratch) / "answers.safetensors"
+        eager = _eager_answers(papers, contestants[EAGER], asked, told)
         for trial in trials:
-            if trial.problem:
+            if trial.problem or trial.backend == EAGER:
                 continue
             with _charged_to(trial):
-                told = Path(scratch) / f"{trial.backend}.safetensors"
                 contestants[trial.backend].answer(asked, told)
                 answers = read_tensors(told.read_bytes(), where=f"the answers of {trial.backend}")
-                if trial.backend == EAGER:
-                    eager = answers
                 found = golden.compare(eager, answers, epsilon=papers.model.epsilon)
                 trial.eager_error = max((error for error in found.worst.values() if math.isfinite(error)), default=None)
                 if found.verdict is not Verdict.PASS:
                     trial.problem = f"it answers otherwise than eager: {'; '.join(found.reasons[:2])}"
 
 
-def further_rows(papers: HandOff) -> dict[str, Array]:
-    """Return inputs to compare backends on: held-out rows, then a golden row with each real input in turn zero, NaN, half NaN, negative."""
-    held_out = {name: array[:_HELD_OUT_ROWS] for name, array in papers.holdout_inputs().items()}
+def _eager_answers(papers: HandOff, eager: Contestant, asked: Path, told: Path) -> dict[str, Array]:
+    """Write the rows to ask into ``asked`` and return eager's answers; a model that does not take odd rows is asked held-out ones only."""
+    held_out = held_out_rows(papers)
+    try:
+        asked.write_bytes(write_tensors(with_odd_rows(papers, held_out)))
+        eager.answer(asked, told)
+    except RefusedError:
+        asked.write_bytes(write_tensors(held_out))
+        eager.answer(asked, told)
+    return read_tensors(told.read_bytes(), where="the answers of eager")
+
+
+def held_out_rows(papers: HandOff) -> dict[str, Array]:
+    """Return the first held-out rows."""
+    return {name: array[:_HELD_OUT_ROWS] for name, array in papers.holdout_inputs().items()}
+
+
+def with_odd_rows(papers: HandOff, rows: Mapping[str, Array]) -> dict[str, Array]:
+    """Return ``rows``, and after them a golden row with each real input in turn zero, NaN, half NaN and negative."""
     plain = {name: array[:1] for name, array in papers.golden()[0].items()}
-    parts = [held_out]
+    parts = [dict(rows)]
     for spec in papers.model.inputs:
         if not spec.dtype.startswith("float"):
             continue
         row = plain[spec.name]
         half = np.where(np.arange(row.size).reshape(row.shape) % 2 == 0, row, np.nan).astype(row.dtype)
         parts += [{**plain, spec.name: odd} for odd in (np.zeros_like(row), np.full_like(row, np.nan), half, -row)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in held_out}
+    return {name: np.concatenate([part[name] for part in parts]) for name in rows}
 
 
 def decide(trials: Sequence[Trial], policy: BenchmarkPolicy, hardware: Mapping[str, Any]) -> BackendReport:

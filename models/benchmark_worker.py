@@ -19,6 +19,7 @@ import psutil
 from firstlight.errors import FirstlightError
 from models import golden
 from models.backends import EAGER, BackendUnavailable, Runner, open_backend
+from models.errors import HandOffError
 from models.handoff_folder import HandOff, load
 from models.tensors import read_tensors, write_tensors
 
@@ -77,8 +78,11 @@ def measure(wanted: argparse.Namespace, answers: TextIO) -> None:
         asked = json.loads(line)
         if "answer" in asked:
             given = read_tensors(Path(asked["answer"]).read_bytes(), where="the rows to answer")
-            Path(asked["to"]).write_bytes(write_tensors(runner(given)))
-            say()
+            try:
+                Path(asked["to"]).write_bytes(write_tensors(runner(given)))
+                say(refused="")
+            except HandOffError as problem:  # rows that this model does not take
+                say(refused=str(problem))
             continue
         batch = int(asked["batch"])
         if len(next(iter(rows.values()), ())) != batch:

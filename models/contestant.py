@@ -92,8 +92,13 @@ class Contestant:
         return self._first
 
     def answer(self, rows: Path, to: Path) -> None:
-        """Let it answer the inputs in the safetensors file ``rows`` into the file ``to``. Raises what :meth:`measure` raises."""
+        """Let it answer the inputs in the safetensors file ``rows`` into the file ``to``.
+
+        Raises what :meth:`measure` raises, and RefusedError when it does not take these rows, after which it may be asked again.
+        """
         self._last = self._ask(answer=str(rows.absolute()), to=str(to.absolute()))
+        if said := self._last["refused"]:
+            raise RefusedError(str(said))
 
     @property
     def pid(self) -> int:
