@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,6 +28,7 @@ _STYLE = {
     "ytick.color": _INK,
     "svg.hashsalt": "firstlight",
 }
+_HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
 
 
 def draw(report: Report, path: Path) -> None:
@@ -44,7 +46,7 @@ def draw(report: Report, path: Path) -> None:
         for axes in list(grid.flat)[len(points) :]:
             axes.set_visible(False)
         grid.flat[0].invert_yaxis()
-        figure.supxlabel("spectra per second, median of the rounds; binary bodies")
+        figure.supxlabel("spectra per second, median of the rounds; binary bodies", fontsize=8)
         figure.legend(handles=_legend(report, grid.flat[0]), loc="outside upper center", ncols=5, frameon=False)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
 
@@ -56,7 +58,7 @@ def _panel(axes: Axes, report: Report, at: str, names: Sequence[str], *, title: 
         if report["contenders"][name]["kind"] == GATEWAY:
             bar.set(alpha=0.55)
         words = "not measured" if value is None else f" {value:,.0f}"
-        axes.annotate(words, (value or 0.0, bar.get_y() + bar.get_height() / 2), va="center", fontsize=7)
+        axes.annotate(words, (value or 0.0, bar.get_y() + bar.get_height() / 2), va="center", fontsize=7, path_effects=_HALO)
     for backend, style in _limits(report):
         if (limit := speed(report, at, f"limit-{backend}")) is not None:
             axes.axvline(limit, color=_INK, linewidth=1, linestyle=style, zorder=0)

@@ -133,10 +133,12 @@ class Field:
             self.facts[contender.name]["version"] = version(contender)
         return None
 
-    def drop(self, name: str, reason: str) -> None:
-        """Leave one out from now on."""
-        self.facts[name] |= {"status": "failed", "reason": reason}
-        self.running.pop(name).tree.kill()
+    def trouble(self, name: str, reason: str) -> None:
+        """Note that ``name`` gave no figure; leave it out from now on when it has ended."""
+        self.facts[name].setdefault("problems", []).append(reason)
+        if not self.running[name].tree.alive:
+            self.facts[name] |= {"status": "failed", "reason": reason}
+            self.running.pop(name).tree.kill()
 
     def weigh(self) -> None:
         """Note everybody's memory."""
@@ -222,7 +224,8 @@ def rounds(field: Field, limits: Mapping[str, Limit], load: Load, *, plan: Plan,
                 began = time.monotonic()
                 sample = _sample(name, at, field, limits, load, plan=plan)
                 if sample is None:
-                    say(f"round {turn + 1}, {at.name}, {name}: {field.facts[name]['reason']}")
+                    slow.add((name, at))
+                    say(f"round {turn + 1}, {at.name}, {name}: {field.facts[name]['problems'][-1]}")
                     continue
                 samples.append({"round": turn + 1, "contender": name, "point": at.name, **sample})
                 if time.monotonic() - began > SLOW_SECONDS:
@@ -237,8 +240,8 @@ def _sample(name: str, at: Point, field: Field, limits: Mapping[str, Limit], loa
         try:
             sample = _measure(name, at, field, limits, load, plan=plan)
         except (ContenderError, OSError) as error:
-            field.drop(name, f"at {at.name}: {error}")
-            return None
+            field.trouble(name, f"at {at.name}: {error}")
+            return best
         if best is None or sample["others_cores"] < best["others_cores"]:
             best = sample
         if best["others_cores"] <= OTHERS_CORES:

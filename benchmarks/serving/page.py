@@ -215,17 +215,20 @@ def _how(report: Report) -> str:
     notes = [[facts["title"], facts["note"]] for facts in report["contenders"].values() if facts["note"]]
     return f"""## How it was measured
 
-- **The limit** is as many processes as the server has workers ({report["machine"]["cores_used"]}, or as many as there are callers, if fewer), one torch thread each, that call the same backend on
-  arrays in their own memory, other arrays in every call. Nothing is received, checked, queued or answered, and no load generator shares the cores. What processes
-  lose to each other is in it. It is measured in every round at every point, next to the servers. It never joins small requests, so a server can pass it at batch 1.
+- **The limit** is as many processes as the server has workers ({report["machine"]["cores_used"]}, or as many as there are callers, if fewer),
+  one torch thread each, that call the same backend on arrays in their own memory, other arrays in every call. Nothing is received, checked, queued
+  or answered, and no load generator shares the cores. What processes lose to each other is in it. It is measured in every round at every point, next to
+  the servers. It never joins small requests, so a server can pass it at batch 1.
 - **The load** is one process with one thread over plain sockets: every caller waits for its whole answer before it asks again. Bodies are encoded beforehand; the first
   number of each is changed, so no request is like another, and no cache can answer.
-- **Throughput** is the sum of the shares of all requests that lie in the window ({report["plan"]["seconds"]:g} s, {report["plan"]["long_seconds"]:g} s at 256 spectra), which opens when every caller has been answered once.
+- **Throughput** is the sum of the shares of all requests that lie in the window ({report["plan"]["seconds"]:g} s,
+  {report["plan"]["long_seconds"]:g} s at 256 spectra), which opens when every caller has been answered once.
 - **In turns**: all servers are up, and all but the one that is measured are stopped in time (SIGSTOP). Every second round goes backwards.
-- **Noise**: processor time used by anybody else is recorded with every sample; above {OTHERS_CORES} cores the sample is taken again, up to {report["plan"]["repeats"]} times, and the quietest kept. {_noise(report)}
+- **Noise**: processor time used by anybody else is recorded with every sample; above {OTHERS_CORES} cores the sample is taken again, up to
+  {report["plan"]["repeats"]} times, and the quietest kept. {_noise(report)}
 - **Same work**: every server's answers (both forms) are compared with the in-process ones before anything is timed; the largest difference here was
-  {max((facts["largest_difference"] for facts in _measured(report).values()), default=0.0):.2g} of the hand-off's tolerance. Peers verify nothing and run the exported program with one thread in
-  `torch.inference_mode()` (`benchmarks/serving/peers/`).
+  {max((facts["largest_difference"] for facts in _measured(report).values()), default=0.0):.2g} of the hand-off's tolerance.
+  Peers verify nothing and run the exported program with one thread in `torch.inference_mode()` (`benchmarks/serving/peers/`).
 - **Ours** verifies digests and replays the golden vectors before its first answer, checks every input, keeps its metrics. Result cache and inference log are off
   unless the row says otherwise.
 
@@ -240,6 +243,9 @@ def _left_out(report: Report) -> str:
         f"- {facts['title']}: {facts['status']}, {facts['reason']}"
         for facts in report["contenders"].values()
         if facts["status"] != "measured"
+    ]
+    lines += [
+        f"- {facts['title']}: no figure {problem}" for facts in report["contenders"].values() for problem in facts.get("problems", ())
     ]
     return "## Left out\n\n" + "\n".join(lines) if lines else ""
 

@@ -186,7 +186,9 @@ def _all_answered(report: Report) -> Outcome:
     names = set(_of_kind(report, MODEL, GATEWAY))
     samples = [sample for sample in report["samples"] if sample["contender"] in names]
     failed = [f"{sample['contender']} at {sample['point']} {sample['failed']}" for sample in samples if sample["failed"]]
-    lost = [f"{name}: {report['contenders'][name]['reason']}" for name in names if report["contenders"][name]["status"] != "measured"]
+    known = {name: report["contenders"][name] for name in sorted(names)}
+    lost = [f"{name}: {facts['reason']}" for name, facts in known.items() if facts["status"] != "measured"]
+    lost += [f"{name}: {problem}" for name, facts in known.items() for problem in facts.get("problems", ())]
     if failed or lost:
         return Outcome(target=target, verdict=Verdict.FAIL, found="; ".join([*failed, *lost]))
     answered = sum(sample["answered"] for sample in samples)
