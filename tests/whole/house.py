@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from models.handoff import load
 from models.model_version import MODEL_DIGEST
 from models.registry import Registry
 from rollout.store import Store
+from serving import access_editing
+from serving.access_editing import NewClient
 from tests.whole import toy
 
 OWNER, TRAINER, PLACEHOLDER, STRANGER = "vera@lab.example", toy.TRAINER.email, "tbd@lab.example", "nobody@lab.example"
@@ -38,6 +40,8 @@ class House:
 
     folder: Path
     settings: Settings
+    key: str
+    """What the gateway knows a caller by: access control is on, and releases must not need more than they are given."""
     made: dict[float, Path] = field(default_factory=dict)
 
     def handoff(self, gain: float, **changes: Any) -> Path:
@@ -199,8 +203,10 @@ def built(folder: Path, **variables: str) -> Iterator[House]:
         settings_module.current.cache_clear()
         settings = settings_module.current()
         write_people(folder / "keys", settings.approvers_path)
+        caller = NewClient(name="survey", roles=["reader"], models=[toy.NAME])
+        key = access_editing.add(state / "access.yaml", caller, now=datetime.now(UTC))
         try:
-            yield House(folder=folder, settings=settings)
+            yield House(folder=folder, settings=settings, key=key.text)
         finally:
             settings_module.current.cache_clear()
             os.environ.clear()
