@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from serving import tracing
-from serving.errors import ProtocolError, UnreachableError
+from serving.errors import OverloadedError, ProtocolError, UnreachableError
 from serving.flow import Budget
 from serving.gateway_metrics import GatewayMetrics, track_of
 from serving.http import VERSION
-from serving.incoming import Incoming, too_long
+from serving.incoming import HIGH, Incoming, too_long
 from serving.measurements import Attempt
 from serving.replicas import Replica
 from serving.routes import Target
@@ -28,7 +29,7 @@ ATTEMPTS = 3
 HELD = 1 << 20
 """Longest answer that is held back until it is whole: one for 16 spectra has 0.5 MB."""
 WINDOW = 512 << 10
-"""What a request may hold besides what is kept of its body: pieces on their way in, and out."""
+"""What a request with a long body may hold besides what is kept of it: pieces on their way in, and out."""
 _NEVER_RETRIED = 504
 """The caller's own deadline has passed: nobody else can meet it either."""
 _BUSY = (503, 504)
@@ -47,16 +48,13 @@ class Kept:
     is_whole: bool = True
     """Whether nothing of what was sent is missing here."""
 
-    def add(self, piece: bytes) -> None:
-        """Keep ``piece`` when there is room; else keep nothing any more."""
-        if not self.is_whole:
-            return
-        if self.size + len(piece) > self.limit or not self.budget.take(len(piece)):
-            self.drop()
-            self.is_whole = False
-            return
-        self.pieces.append(piece)
-        self.size += len(piece)
+    def add(self, piece: bytes) -> bool:
+        """Keep ``piece`` when there is room, and return whether it is kept; what did not fit ends the keeping."""
+        self.is_whole = self.is_whole and self.size + len(piece) <= self.limit and self.budget.take(len(piece))
+        if self.is_whole:
+            self.pieces.append(piece)
+            self.size += len(piece)
+        return self.is_whole
 
     def drop(self) -> None:
         """Give the memory back."""
@@ -112,7 +110,12 @@ class Forwarding:
         self._held, self._is_holding = 0, False
 
     async def run(self, *, pinned: str | None, key: str) -> Tried | None:
-        """Ask until somebody answers. Raises ProtocolError 404 for a ``pinned`` version that is not here, and for what is wrong with the body."""
+        """Ask until somebody answers.
+
+        Raises ProtocolError 404 for a ``pinned`` version that is not here, and for what is wrong with the body; OverloadedError when there is
+        no memory for it.
+        """
+        await self._gather()
         while len(self.tried) < ATTEMPTS and self.kept.is_whole:
             chosen = self._choose(pinned, key=key)
             if chosen is None:
@@ -169,6 +172,21 @@ class Forwarding:
         finally:
             timer.cancel()
         return loop.time() < expires - 0.01
+
+    async def _gather(self) -> None:
+        """Wait for the body, or a good part of it. No model server is kept busy by a caller who sends slowly, and no version charged for one."""
+        incoming, kept = self.incoming, self.kept
+        while True:
+            while kept.size < HIGH and (piece := self._taken()) is not None:
+                if not kept.add(piece):
+                    raise _no_memory()
+            if incoming.complete or kept.size >= HIGH:
+                break
+            await incoming.signal.wait()
+        if not incoming.complete or incoming.pieces:
+            if not kept.budget.take(WINDOW):
+                raise _no_memory()
+            self._held += WINDOW
 
     def _choose(self, pinned: str | None, *, key: str) -> tuple[Target, Replica] | None:
         served, now = self.served, time.monotonic()
@@ -240,10 +258,14 @@ class Forwarding:
             link.begin(self._head(tried, span=span), signal=incoming.signal, room=HELD + 1)
             while not link.complete and link.lost is None and not (link.has_head and self._is_long(link)):
                 if not ended and not link.is_slow and not link.has_head:
-                    piece = kept.pieces[position] if position < len(kept.pieces) else self._next_piece()
-                    if piece is not None:
-                        position = min(position + 1, len(kept.pieces))
+                    if position < len(kept.pieces):
+                        self._write(link, *kept.pieces[position:])
+                        position = len(kept.pieces)
+                        continue
+                    if (piece := self._taken()) is not None:
                         self._write(link, piece)
+                        self._keep(piece)
+                        position = len(kept.pieces)
                         continue
                     if incoming.complete:
                         ended, whole_at = True, time.perf_counter()
@@ -274,20 +296,21 @@ class Forwarding:
         self._is_holding = True
         return False
 
-    def _next_piece(self) -> bytes | None:
-        incoming = self.incoming
-        piece = incoming.take()
-        if piece is not None:
-            if incoming.received > self._body_bytes:
-                raise too_long(self._body_bytes)
-            self.kept.add(piece)
+    def _taken(self) -> bytes | None:
+        piece = self.incoming.take()
+        if piece is not None and self.incoming.received > self._body_bytes:
+            raise too_long(self._body_bytes)
         return piece
 
-    def _write(self, link: Link, piece: bytes) -> None:
+    def _keep(self, piece: bytes) -> None:
+        if self.kept.is_whole and not self.kept.add(piece):
+            self.kept.drop()
+
+    def _write(self, link: Link, *pieces: bytes) -> None:
         if self.incoming.chunked:
-            link.write(b"%x\r\n" % len(piece), piece, b"\r\n")
+            link.write(*chain.from_iterable((b"%x\r\n" % len(piece), piece, b"\r\n") for piece in pieces))
         else:
-            link.write(piece)
+            link.write(*pieces)
 
     def _take_answer(self, link: Link, tried: Tried, *, ended: bool) -> bool:
         """Fill in ``tried`` from ``link``; return whether the link lives on."""
@@ -346,6 +369,10 @@ class Forwarding:
         if out:
             self._metrics.ejected(served.model, tried.target, tried.replica.url, out=True)
             _LOG.warning("a replica is left out", extra={"version": version, "replica": tried.replica.url, "seconds": out})
+
+
+def _no_memory() -> OverloadedError:
+    return OverloadedError("the gateway holds as much as it can: try again in a second")
 
 
 def _left(given: str, spent: float) -> str:

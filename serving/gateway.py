@@ -19,10 +19,10 @@ from serving.access_log import Request as Line
 from serving.control_api import ControlApi
 from serving.errors import NotReadyError, OverloadedError, ProtocolError, Refused, UnreachableError
 from serving.flow import Budget
-from serving.forwarding import DEADLINE, WINDOW, Forwarding, Kept, Tried
+from serving.forwarding import DEADLINE, Forwarding, Kept, Tried
 from serving.gateway_metrics import CONTENT_TYPE, GatewayMetrics
 from serving.http import CLIENT, MOST_ROWS, REQUEST_ID, ROWS, VERSION
-from serving.incoming import Incoming, Vanished, too_long
+from serving.incoming import HIGH, Incoming, Vanished, too_long
 from serving.options import GatewayOptions
 from serving.peer import Peer
 from serving.protocol import HEADER_LENGTH
@@ -37,7 +37,6 @@ _PASSED_ON = (
 )
 _PASSED_BACK = (HEADER_LENGTH, "content-type", "content-encoding", "retry-after", "vary")
 _JSON = (("content-type", "application/json"),)
-_OVERHEAD = 16 << 10
 _ALONE = ("ready", "infer")
 
 
@@ -101,6 +100,8 @@ class Gateway:
         status, headers = 503, {"retry-after": str(getattr(error, "retry_after", 1))}
         if isinstance(error, ProtocolError):
             status, headers = error.status, dict(error.headers) if isinstance(error, Refused) else {}
+        if isinstance(error, OverloadedError):
+            visit.reason = "memory"
         visit.reason = visit.reason or (error.reason if isinstance(error, Refused) and error.reason else _REASONS.get(status, "request"))
         if isinstance(error, Refused) and visit.caller is None and error.who:
             visit.who = error.who
@@ -176,11 +177,7 @@ class Gateway:
         incoming, limit = visit.incoming, min(self._body_bytes, caller.limits.body_bytes or self._body_bytes)
         if (incoming.announced or 0) > limit:
             raise too_long(limit)
-        window = _OVERHEAD + (WINDOW if incoming.announced is None else min(incoming.announced, WINDOW))
-        if not self.budget.take(window):
-            visit.reason = "memory"
-            raise OverloadedError("the gateway holds as much as it can: try again in a second")
-        kept = Kept(self.budget, self._retry_bytes)
+        kept = Kept(self.budget, max(self._retry_bytes, 4 * HIGH))
         way = Forwarding(
             incoming,
             served,
@@ -209,7 +206,6 @@ class Gateway:
                     self.shadows.offer(copy, model=served.model, shadow=shadow)
         finally:
             way.close()
-            self.budget.give(window)
 
     async def _pass_back(self, visit: "_Visit", served: Served, way: Forwarding, tried: Tried | None) -> None:
         incoming = visit.incoming

@@ -41,6 +41,7 @@ def _options(settings: Settings) -> str:
         {
             "model": {
                 "workers": settings.serving_workers,
+                "replicas": settings.serving_replicas,
                 "body_mb": settings.gateway_body_mb,
                 "cache_mb": settings.serving_cache_mb,
                 "compiled": str(settings.compiled),
@@ -55,6 +56,8 @@ def _options(settings: Settings) -> str:
                 "tls_key": _text(settings.gateway_tls_key),
                 "tls_client_ca": _text(settings.gateway_tls_client_ca),
                 "body_mb": settings.gateway_body_mb,
+                "sticky": settings.gateway_sticky,
+                "shadow_percent": settings.gateway_shadow_percent,
             },
             # The keys of the object store are not here, where every process list shows them: AWS_ variables carry them.
             "s3": {
