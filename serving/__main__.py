@@ -97,7 +97,7 @@ def _standby(options: argparse.Namespace) -> None:
     import serving.recorder  # noqa: F401
     from serving.process_staff import Nursery
 
-    nursery = Nursery()
+    nursery = Nursery(standby=True)
     process.announce("warm", role="standby")
     line = sys.stdin.readline()
     if line:
@@ -108,7 +108,7 @@ def _nursery(options: argparse.Namespace) -> int:
     from serving import nursery
 
     process.log_as_json(process="nursery")
-    nursery.run(options.descriptor)
+    nursery.run(options.descriptor, standby=options.standby)
     return 0
 
 
@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--options", default="{}", help="how the processes behave (serving/options.py), as JSON")
     nursery = roles.add_parser("nursery", help="open one model and fork workers for it; a model server starts it")
     nursery.add_argument("--descriptor", type=int, required=True, help="the inherited socket to the model server")
+    nursery.add_argument("--standby", action="store_true", help="import what a model needs before anybody asks")
     return parser
 
 

@@ -7,6 +7,7 @@ A model on a GPU is opened in each worker instead: CUDA does not survive a fork.
 
 import contextlib
 import gc
+import importlib
 import logging
 import mmap
 import os
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
     from models.handoff import HandOff
 
 _LOG = logging.getLogger(__name__)
+_NEEDED = (
+    "models.backends.aot",
+    "models.backends.onnx_session",
+    "models.golden",
+    "models.handoff",
+    "models.program",
+    "torch.export.pt2_archive._package",
+    "torch.export._trace",
+    "torch.fx.experimental.validator",
+    "torch._inductor.sizevars",
+)
 Opened = tuple["Runner", str]
 """An open model, and a note that is empty unless it is not run as asked."""
 
@@ -64,13 +76,14 @@ class Order:
         return asdict(self)
 
 
-def run(descriptor: int) -> None:
-    """Serve the HTTP process at the other end of ``descriptor`` until it is gone."""
+def run(descriptor: int, *, standby: bool = False) -> None:
+    """Serve the HTTP process at the other end of ``descriptor`` until it is gone; on ``standby`` there is time to import things first."""
     # A signal to the whole group is the HTTP process's to understand: it drains, and closing its end is what ends this process.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     channel = Channel.inherited(descriptor)
-    warm()
+    if standby:
+        warm()
     message = channel.receive()
     if message is None:
         return
@@ -80,15 +93,10 @@ def run(descriptor: int) -> None:
 
 
 def warm() -> None:
-    """Import everything that opening a model needs: seconds of it, nearly all in torch's archive reader."""
-    import torch.export.pt2_archive._package  # noqa: F401
-
-    import models.backends
-    import models.golden
-    import models.handoff
-    import models.program  # noqa: F401
-
-    gc.collect()
+    """Import everything that opening a model needs: seconds of it, nearly all in torch's archive reader, and there not at the top."""
+    for name in _NEEDED:
+        with contextlib.suppress(ImportError):  # another torch has it elsewhere: the first model is opened more slowly, no more
+            importlib.import_module(name)
 
 
 class _Nursery:

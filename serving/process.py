@@ -63,6 +63,9 @@ def serve(
     """Serve ``app`` on the sockets until SIGTERM or SIGINT, then answer what is in flight and return; ``http`` speaks to every connection."""
     import uvicorn
 
+    # uvicorn drains on a signal and then raises it again for whoever was there before: nobody, the process ends by itself
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: None)
     config = uvicorn.Config(
         app,
         http=http,

@@ -32,11 +32,12 @@ _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREAD
 
 
 class Nursery:
-    """The nursery process, from outside. It begins to import torch as soon as it is made."""
+    """The nursery process, from outside."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, standby: bool = False) -> None:
+        """Start it; on ``standby`` it imports what a model needs before it is told which."""
         self.channel, theirs = Channel.pair()
-        command = [sys.executable, "-m", "serving", "nursery", "--descriptor", str(theirs.fileno())]
+        command = [sys.executable, "-m", "serving", "nursery", "--descriptor", str(theirs.fileno()), *(["--standby"] if standby else [])]
         self._process = subprocess.Popen(
             command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **_THREADS}
         )
@@ -79,6 +80,8 @@ class Processes:
 
     def stop(self) -> None:
         """Close every socket: workers and nursery end when they have nothing more to hear."""
+        if self._stopped:
+            return
         self._stopped = True
         for process in list(self._present):
             process.leave()

@@ -127,13 +127,13 @@ def test_requests_in_flight_at_once_are_answered_each_with_its_own_id(client):
 
 
 REFUSED = {
-    "unknown-model": (dict(model_name="other"), "the model here is 'toy'"),
-    "unknown-version": (dict(model_version="8"), "the version here is '7'"),
-    "unknown-output": (dict(outputs=[triton.InferRequestedOutput("spam")]), "requested outputs must be among"),
-    "classification": (dict(outputs=[triton.InferRequestedOutput("total", class_count=2)]), "does not offer"),
-    "missing-input": (dict(inputs=inputs_of(binary=True)[:-1]), "inputs must be exactly"),
-    "wrong-shape": (dict(inputs=inputs_of(binary=True, target=np.zeros((3,), np.int64))), "same number of rows"),
-    "nan": (dict(inputs=inputs_of(binary=True, flux=np.full((2, 3), np.nan, np.float32))), "must be finite"),
+    "unknown-model": ({"model_name": "other"}, "the model here is 'toy'"),
+    "unknown-version": ({"model_version": "8"}, "the version here is '7'"),
+    "unknown-output": ({"outputs": [triton.InferRequestedOutput("spam")]}, "requested outputs must be among"),
+    "classification": ({"outputs": [triton.InferRequestedOutput("total", class_count=2)]}, "does not offer"),
+    "missing-input": ({"inputs": inputs_of(binary=True)[:-1]}, "inputs must be exactly"),
+    "wrong-shape": ({"inputs": inputs_of(binary=True, target=np.zeros((3,), np.int64))}, "same number of rows"),
+    "nan": ({"inputs": inputs_of(binary=True, flux=np.full((2, 3), np.nan, np.float32))}, "must be finite"),
 }
 
 
