@@ -160,6 +160,7 @@ class Inference:
             inputs=inputs,
             outputs={name: array for name, array in outputs.items() if _is_short(array.shape)},
             input_digest=digest,
+            rows=asked.rows,
         )
 
     async def _send(self, scope: "Scope", send: "Send", status: int, message: Message, *, identifier: str) -> None:

@@ -114,11 +114,13 @@ class Recorder:
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array],
         input_digest: str | None = None,
+        rows: int | None = None,
     ) -> None:
         """Queue the rows of one request; never blocks, never raises for a full queue.
 
         The arrays must belong to the log from now on (no views of memory that is used again); the first axis is the spectrum.
-        ``inputs`` may be empty when ``takes_inputs`` is false. ``input_digest`` (:func:`input_digest`) is computed later when it is not given.
+        ``inputs`` may be empty when ``takes_inputs`` is false. ``input_digest`` (:func:`input_digest`) is computed later when it is not given,
+        ``rows`` is taken from the arrays.
         """
         kept = {name: array for name, array in outputs.items() if _is_logged(array)}
         taken = inputs if self.takes_inputs else {}
@@ -127,7 +129,7 @@ class Recorder:
             microseconds=time.time_ns() // 1_000,
             client=client,
             model_digest=model_digest,
-            rows=len(next(iter(outputs.values()))),
+            rows=rows if rows is not None else next((len(array) for array in (*outputs.values(), *inputs.values())), 1),
             inputs=taken,
             outputs=kept,
             input_digest=input_digest if self.takes_inputs else None,

@@ -151,6 +151,16 @@ def test_texts_are_logged_short_numbers_of_every_kind_and_a_name_of_ours_is_kept
     assert table["time"].dt.year.min() > 2020
 
 
+def test_a_model_with_nothing_short_to_say_still_leaves_who_asked_when_and_how_many(tmp_path):
+    made = recorder(tmp_path, data_class="Protected")
+    record(made, {}, {"reconstruction": np.zeros((3, 101), np.float32)})
+    record(made, {}, {}, request_id="two", rows=2)
+    made.close()
+    table = logged(tmp_path)
+    assert list(table.columns) == list(COLUMNS)
+    assert table.groupby("request_id")["row"].apply(list).to_dict() == {"one": [0, 1, 2], "two": [0, 1]}
+
+
 def test_one_request_that_does_not_fit_costs_no_other_its_rows(tmp_path):
     made = recorder(tmp_path)
     record(made, spectra(2), answers(2))
