@@ -22,7 +22,7 @@ from benchmarks.serving.subject import Subject
 Say = Callable[[str], None]
 Sample = dict[str, Any]
 
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 10.0
 _DRAIN_AFTER_SECONDS = 0.25
 
 

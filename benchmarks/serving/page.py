@@ -26,7 +26,7 @@ def publish(report: Report, *, name: str, docs: Path = DOCS) -> tuple[Path, Path
 def render(report: Report, *, name: str) -> str:
     """Return the page."""
     parts = [_head(report, name), _targets(report), _throughput(report), _of_limit(report), _latency(report), _json(report)]
-    parts += [_explained(report), _life(report), _in_process(report), _gpu(report), _how(report), _left_out(report)]
+    parts += [_processor(report), _explained(report), _life(report), _in_process(report), _gpu(report), _how(report), _left_out(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -91,6 +91,15 @@ def _latency(report: Report) -> str:
         )
 
     text = "## Latency\n\np50 / p99 in milliseconds, binary bodies. At 256 spectra a round holds few requests: read its p99 as a maximum."
+    return text + "\n\n" + _by_point(report, BINARY, cell, limits=True)
+
+
+def _processor(report: Report) -> str:
+    def cell(name: str, at: str) -> str:
+        value = speed(report, at, name, "cpu_ms_per_row")
+        return "-" if value is None else f"{value:.2f}"
+
+    text = "## Processor time\n\nMilliseconds a spectrum, all processes of a server together, binary bodies."
     return text + "\n\n" + _by_point(report, BINARY, cell, limits=True)
 
 

@@ -38,14 +38,18 @@ class Plan:
     points: tuple[Point, ...]
     rounds: int = 3
     json_rounds: int = 2
-    warm_seconds: float = 0.3
-    seconds: float = 1.0
-    long_seconds: float = 2.0
+    warm_seconds: float = 0.25
+    seconds: float = 0.8
+    long_seconds: float = 1.6
     """For batches of 256, of which few fit into a second."""
     repeats: int = 2
     """How often a noisy point is measured again at most."""
     drain_requests: int = 6
     drain_rows: int = 64
+    without: tuple[str, ...] = ()
+    """Contenders that are left out."""
+    in_process: bool = True
+    """Measure every backend in memory, with threads and with processes, at the end."""
 
     def window(self, at: Point) -> float:
         """Return the seconds that ``at`` is measured for."""
@@ -53,7 +57,9 @@ class Plan:
 
     def rounds_of(self, at: Point) -> int:
         """Return how many rounds ``at`` takes part in."""
-        return self.rounds if at.form == BINARY else min(self.rounds, self.json_rounds)
+        if at.form == BINARY:
+            return self.rounds
+        return 1 if at.batch >= 256 else min(self.rounds, self.json_rounds)
 
 
 _ALL = tuple(Point(BINARY, batch, concurrency) for batch in (1, 16, 256) for concurrency in (1, 8, 32))
@@ -72,7 +78,15 @@ def full() -> Plan:
 
 
 def quick() -> Plan:
-    """Return a plan of a few minutes: one round, the points that the targets hang on most."""
-    sizes = ((1, 1), (1, 32), (16, 8), (256, 8))
-    points = tuple(Point(BINARY, *size) for size in sizes)
-    return Plan(points=(*points, Point(JSON, 1, 1), Point(JSON, 16, 8)), rounds=1, json_rounds=1, long_seconds=1.5, repeats=1)
+    """Return a plan of three minutes: one round of the points that the targets hang on most, without the peer that is slowest to start."""
+    points = tuple(Point(BINARY, *size) for size in ((1, 1), (1, 32), (16, 8), (256, 1)))
+    return Plan(
+        points=(*points, Point(JSON, 1, 1), Point(JSON, 16, 8)),
+        rounds=1,
+        json_rounds=1,
+        seconds=0.5,
+        long_seconds=1.0,
+        repeats=1,
+        without=("ray", "litserve-1", "deployed-aot"),
+        in_process=False,
+    )

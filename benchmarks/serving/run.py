@@ -34,6 +34,7 @@ def run(
     choice = choice or choices.choose(subject)
     say(f"backends here: {', '.join(backend.name for backend in choice.available)}; chosen: {choice.chosen.name}")
     wanted = pick((*ours(subject.papers.name, choice.served, workers=count), *peers(count)), only)
+    wanted = tuple(contender for contender in wanted if contender.name not in plan.without)
     with tempfile.TemporaryDirectory(prefix="serving-benchmark-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
         folder = Path(name)
         field = Field(subject, folder=folder)
@@ -48,7 +49,8 @@ def run(
         stack.callback(load.close)
         samples = rounds(field, limits, load, plan=plan, say=say)
         field.weigh()
-        in_process = _in_process(subject, choice.available, batches=sorted(set(batches)), plan=plan, count=count, say=say)
+        kinds = choice.available if plan.in_process else ()
+        in_process = _in_process(subject, kinds, batches=sorted(set(batches)), plan=plan, count=count, say=say)
         field.drain(_speeds(samples), plan=plan, say=say)
     return {
         "format": FORMAT,
@@ -64,7 +66,7 @@ def run(
         },
         "choice": {"chosen": choice.chosen.name, "report": choice.report},
         "plan": {**asdict(plan), "points": [at.name for at in plan.points]},
-        "left_out": LEFT_OUT,
+        "left_out": {**LEFT_OUT, **dict.fromkeys(plan.without, "left out of a quick run")},
         "contenders": field.facts,
         "samples": [_rounded(sample) for sample in samples],
         "in_process": in_process,
