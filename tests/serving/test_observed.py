@@ -5,15 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 
 from monitoring import inference_log
 from serving.control import Control
 from serving.routes import Routes, Shadow, Target
+from spectra.object_store import ObjectStore
 from tests.serving.collecting import collecting
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,12 +27,16 @@ ONLY_WITH_A_GPU = {"firstlight_gpu_memory_bytes", "firstlight_gpu_utilisation_ra
 
 
 class Watched:
-    """The two processes, the collector they send to, and where they log."""
+    """The two processes, the collector they send to, the object store they log to."""
 
-    def __init__(self, folder, collector, *, handoff, width):
+    def __init__(self, folder, collector, *, objects, handoff, width):
         self.folder, self.collector, self.width = folder, collector, width
-        options = {"model": {"workers": 1, "inference_log": str(folder / "rows"), "flush_seconds": 0.5}, "environment": "test"}
-        options["otlp_endpoint"] = collector.url
+        log = {"inference_log": "s3://logs/rows", "inference_log_spool": str(folder / "spool"), "flush_seconds": 0.5}
+        options = {"model": {"workers": 1, **log}, "s3": {"endpoint_url": objects}, "environment": "test", "otlp_endpoint": collector.url}
+        self.store = ObjectStore(objects, access_key="key", secret_key="secret")
+        self.store._client.create_bucket(Bucket="logs")
+        # the keys come by the environment, as the supervisor passes them on
+        self._environment = {**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
         self._given = ("--options", json.dumps(options), "--parent", str(os.getpid()))
         (folder / "token").write_text("secret")
         self.processes = []
@@ -44,6 +51,7 @@ class Watched:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=self._environment,
         )
         self.processes.append(child)
         assert child.stdout is not None
@@ -83,14 +91,23 @@ class Watched:
             child.stdout.close()
 
 
+@contextmanager
+def object_store():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory, tiny, until):
     folder = tmp_path_factory.mktemp("watched")
     handoff = tiny.write_tiny_handoff(folder / "hand-off")
-    with collecting() as collector:
-        made = Watched(folder, collector, handoff=handoff, width=tiny.LENGTH)
+    with collecting() as collector, object_store() as objects:
+        made = Watched(folder, collector, objects=objects, handoff=handoff, width=tiny.LENGTH)
         try:
-            until(lambda: httpx.get(f"http://127.0.0.1:{made.model}/v2/health/ready", trust_env=False).status_code == 200, 60, 0.1)
+            until(lambda: httpx.get(f"http://127.0.0.1:{made.model}/v2/health/ready", trust_env=False).status_code == 200, 120, 0.1)
             made.live_a_little()
             yield made
         finally:
@@ -163,12 +180,12 @@ def test_a_refused_request_can_be_found_in_the_log_by_its_id_and_its_trace(watch
     assert (line["trace_id"], line["status"]) == (TRACE, 400)
 
 
-def test_what_was_asked_through_the_gateway_is_in_the_inference_log(watched, until):
+def test_what_was_asked_through_the_gateway_is_in_the_inference_log_in_the_object_store(watched, until):
     answer = watched.ask(rows=3, headers={"x-request-id": "logged-1", "x-firstlight-client": "ada"}, data=[3.5] * 3 * watched.width)
     assert answer.status_code == 200
 
     def rows():
-        table = inference_log.read(watched.folder / "rows", model="tiny", version="3")
+        table = inference_log.read("s3://logs/rows", model="tiny", version="3", store=watched.store)
         return table[table["request_id"] == "logged-1"]
 
     until(lambda: len(rows()))
@@ -177,3 +194,4 @@ def test_what_was_asked_through_the_gateway_is_in_the_inference_log(watched, unt
     assert set(table["environment"]) == {"test"}
     assert set(table["client"]) == {"ada"}
     assert (table["signal_median"] == 3.5).all()
+    assert 'firstlight_inference_log_spool_bytes{model="tiny",version="3"} 0.0' in watched.metrics(watched.model)
