@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from firstlight import __version__
-from serving import http, openapi, tracing
+from serving import heap, http, openapi, tracing
 from serving.engine import Engine, State
 from serving.errors import ProtocolError
 from serving.http import HANDLERS, VERSION
@@ -113,6 +113,7 @@ class ModelServer:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        heap.keep()
         self.engine.start()
         if self.recorder is not None:
             self.recorder.start()
@@ -132,6 +133,7 @@ class ModelServer:
             await asyncio.sleep(_IDLE_SECONDS)
             if self._inference.count == before and not self.engine.busy:
                 self.engine.arena.trim()
+                heap.give_back()
 
     async def server_metadata(self, request: Request) -> Response:
         """Answer GET /v2."""

@@ -6,7 +6,6 @@ It vouches for itself first: the golden vectors are replayed here, with the back
 """
 
 import contextlib
-import ctypes
 import math
 import mmap
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from serving import heap
 from serving import signature as signatures
 from serving.channel import Channel
 from serving.errors import ModelRefusedError, ProtocolError
@@ -30,6 +30,7 @@ _FAILED = "the model failed on this request; the server's log has the reason"
 
 def work(channel: Channel, *, memory: mmap.mmap, runner: "Runner") -> None:
     """Answer batches until the other end is gone."""
+    heap.keep()
     desk = _Desk(memory, runner)
     channel.wait(_IDLE_SECONDS)
     while (message := _next(channel)) is not None:
@@ -116,15 +117,10 @@ def _next(channel: Channel) -> Any | None:
             message = channel.receive()
         except TimeoutError:
             if not trimmed:
-                _trim()
+                heap.give_back()
             trimmed = True
             channel.wait(None)
             continue
         if trimmed:
             channel.wait(_IDLE_SECONDS)
         return message
-
-
-def _trim() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
