@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ def _run(options: argparse.Namespace, *, command: str) -> int:
     from benchmarks.serving import choice, run, verdicts
     from benchmarks.serving.subject import subject
 
+    # so that whoever is ended, ends whom it started: most of them are stopped in time and would stay so for ever
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     plan = plans.quick() if options.quick else plans.full()
     changes = {name: value for name in ("rounds", "json_rounds", "seconds", "repeats") if (value := getattr(options, name)) is not None}
     if options.points:

@@ -1,6 +1,7 @@
 """One run: start everybody, let each have its turn at every point, round after round, then weigh, drain and stop them."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -115,15 +116,17 @@ class Field:
             behind.__enter__()
         try:
             running = launch(contender, self._subject, folder=self._folder / contender.name, behind=behind, device=self._device)
-        except ContenderError as error:
-            return str(error)
+        except (ContenderError, OSError, subprocess.CalledProcessError) as error:
+            if behind is not None:
+                behind.__exit__()
+            return f"{error}"
+        self.running[contender.name] = running
         with running:
             try:
                 difference = compare(running, self._subject, dict(asked), dict(wanted))
             except (ContenderError, OSError, HTTPException) as error:
-                running.tree.kill()
+                self.running.pop(contender.name).tree.kill()
                 return f"{type(error).__name__}: {error}"
-        self.running[contender.name] = running
         self.facts[contender.name] |= {
             "startup_seconds": round(running.startup_seconds, 2),
             "largest_difference": difference,

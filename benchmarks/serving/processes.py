@@ -195,4 +195,5 @@ def _state(process: psutil.Process) -> str:
 
 
 def _die_with_us() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # killed, not asked: a process that is stopped in time hears nothing else
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
