@@ -85,6 +85,8 @@ class Fleet:
             for number in range(self.options.model.replicas):
                 seat = self._seats.setdefault((version, number), _Seat())
                 self._look_after(seat, version)
+                if number and self._seats[version, number - 1].state is ServerState.STARTING:
+                    break  # one replica of a version after the other: together both would be late
                 if seat.child is None and time.monotonic() >= seat.not_before:
                     problems += self._start(seat, version, number, find=find)
         return problems

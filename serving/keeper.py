@@ -103,7 +103,7 @@ class Keeper:
         urls = self._fleet.urls()
         traffic = planning.route(target, ready=urls.keys(), present=self._routed)
         generation = self._desired.generation if self._desired else 0
-        wanted = _routes(traffic, urls=urls, generation=generation, options=self.charge.gateway)
+        wanted = routes_for(traffic, urls=urls, generation=generation, options=self.charge.gateway)
         try:
             now, self._in_flight = gateway.routes()
             if now != wanted:
@@ -144,7 +144,8 @@ def _news(seen: Observed, before: Observed | None) -> bool:
     return (seen.generation, seen.traffic, seen.ready, seen.problems) != (before.generation, before.traffic, before.ready, before.problems)
 
 
-def _routes(traffic: Traffic, *, urls: Mapping[str, tuple[str, ...]], generation: int, options: GatewayOptions) -> Routes:
+def routes_for(traffic: Traffic, *, urls: Mapping[str, tuple[str, ...]], generation: int, options: GatewayOptions) -> Routes:
+    """Return the routes that make ``traffic`` true with the model servers at ``urls`` (by version, every replica)."""
     stable = _target(traffic.stable, urls) if traffic.stable else None
     canary = _target(traffic.canary, urls) if traffic.canary else None
     # A canary without weight learns from copies what will hit it; one with weight is measured by its own requests.

@@ -116,7 +116,7 @@ class Listening:
         while public.connections and time.monotonic() - began < self.grace_seconds:
             if time.monotonic() - began > self.limits.linger_seconds:
                 servers[0].close()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
             public.sweep()
         if public.connections:
             _LOG.warning("requests were cut off at the end", extra={"connections": len(public.connections)})

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from rollout.spec import Traffic
 from serving import planning
 from serving import routes as routing
+from serving.keeper import routes_for
 from serving.measurements import Attempt, Measurements
+from serving.options import GatewayOptions
 from serving.planning import ServerState
 from serving.replicas import Replicas
 from serving.routes import Chooser, Routes, Target
@@ -237,3 +239,19 @@ def test_what_is_known_of_a_replica_survives_a_change_of_routes():
         made.note(made.known["a"], ("a", "b"), failed=True, now=1.0)
     made.keep(("a", "c"))
     assert (made.known["a"].is_usable(2.0), sorted(made.known)) == (False, ["a", "c"])
+
+
+def test_traffic_becomes_routes_with_every_replica_and_the_shadow_ends_when_the_canary_has_weight():
+    urls = {"1": ("http://a", "http://b"), "2": ("http://c",)}
+    options = GatewayOptions(sticky="client", shadow_percent=10)
+    silent = routes_for(Traffic(stable="1", canary="2"), urls=urls, generation=3, options=options)
+    assert (silent.stable.urls, silent.canary.urls, silent.generation, silent.sticky) == (
+        ("http://a", "http://b"),
+        ("http://c",),
+        3,
+        "client",
+    )
+    assert (silent.shadow.target, silent.shadow.percent) == (silent.canary, 10)
+    assert routes_for(Traffic(stable="1", canary="2", canary_weight=5), urls=urls, generation=3, options=options).shadow is None
+    assert routes_for(Traffic(stable="1", canary="2"), urls=urls, generation=3, options=GatewayOptions()).shadow is None
+    assert routes_for(Traffic(), urls={}, generation=0, options=options) == Routes(sticky="client")
