@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import orjson
 
 from models.summary import VECTOR_LIMIT
-from serving import http, intake, protocol, signature, tracing
+from serving import http, intake, paperwork, protocol, signature, tracing
 from serving.arena import Held
 from serving.engine import Engine, Loaded
 from serving.errors import DeadlineError, NotReadyError, OverloadedError, ProtocolError
@@ -86,7 +87,7 @@ class Inference:
                 return
             except Exception as error:
                 status, message = _failure(error)
-                if status >= 500:
+                if status == 500:  # a 503 or 504 is counted: under load, a line for each would be a load of its own
                     _LOG.warning("request failed", exc_info=error, extra={"request_id": identifier, "status": status})
             span.answered(status)
             # counted first: whoever has read the answer finds it in the metrics
@@ -104,20 +105,37 @@ class Inference:
         with self._engine.hold() as held:
             align = int(split) if split is not None and split.isdigit() and len(split) < 10 else 0
             body = await intake.read(scope, receive, headers=headers, held=held, limit=self._body_bytes, align=align)
-            asked = self._understood(body, split, loaded=loaded, arrived=arrived, patience=patience)
+            request = await self._read(body, split, held=held, deadline=arrived + (patience or self._engine.wait_seconds))
+            asked = self._understood(request, loaded=loaded, arrived=arrived, patience=patience)
             _check_rows(asked.rows, headers)
             recorded = self._recorder is not None and self._recorder.wants()
             outputs, digest = await self._outputs(scope, asked, loaded=loaded, held=held, recorded=recorded, span=span)
             if recorded:
                 client = _printable(headers.get(CLIENT.encode()), otherwise=str)
                 self._record(asked, outputs, loaded=loaded, identifier=asked.request.id or identifier, client=client, digest=digest)
+            texts = await self._texts(asked, outputs, held=held)
         response = InferenceResponse(model=self._model, version=self._version, id=asked.request.id, outputs=outputs)
-        message = protocol.encode_response(response, binary=asked.wanted, kinds=loaded.signature.output_kinds)
+        message = protocol.encode_response(response, binary=asked.wanted, kinds=loaded.signature.output_kinds, texts=texts)
         message = replace(message, headers={**message.headers, ROWS: str(asked.rows)})
         return await _packed(message, headers)
 
-    def _understood(self, body: memoryview, split: str | None, *, loaded: Loaded, arrived: float, patience: float | None) -> _Asked:
-        request = protocol.decode_request(body, header_length=split)
+    async def _read(self, body: memoryview, split: str | None, *, held: Held, deadline: float) -> InferenceRequest:
+        length = len(body) if split is None else int(split) if split.isdigit() and len(split) < 10 else 0
+        if length <= paperwork.LARGE_BYTES:
+            return protocol.decode_request(body, header_length=split)
+        if split is not None:  # a head beside raw tensors has no reason to be long
+            raise ProtocolError(f"the JSON before binary tensors must have at most {paperwork.LARGE_BYTES} bytes, got {length}")
+        return paperwork.request_of(await self._engine.do(paperwork.reading(body, held=held), held=held, deadline=deadline), held=held)
+
+    async def _texts(self, asked: _Asked, outputs: Mapping[str, Array], *, held: Held) -> Mapping[str, orjson.Fragment]:
+        """Return the JSON of the outputs when it is long; what is short is written at once, later."""
+        arrays = {name: outputs[name] for name, binary in asked.wanted.items() if not binary}
+        if not paperwork.is_large(arrays):
+            return {}
+        order = paperwork.writing(arrays, held=held)
+        return paperwork.texts_of(await self._engine.do(order, held=held, deadline=asked.deadline), held=held)
+
+    def _understood(self, request: InferenceRequest, *, loaded: Loaded, arrived: float, patience: float | None) -> _Asked:
         wanted = protocol.select_outputs(request, available=loaded.signature.output_names)
         rows = signature.check(request.inputs, signature=loaded.signature, kinds=request.kinds)
         limits = [seconds for seconds in (patience, request.timeout, self._engine.wait_seconds) if seconds is not None]

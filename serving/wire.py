@@ -23,6 +23,8 @@ _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 << 20
 _FAREWELL_SECONDS = 0.1
 _JOINED_BYTES = 64 << 10
+_PIPELINED = 64
+"""Requests that may wait behind the one being answered."""
 
 
 class Connection(HttpToolsProtocol):
@@ -36,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._linger_timer: asyncio.TimerHandle | None = None
         self._sink: _Sink | None = None
         self._leaving = self._deaf = False
+        self._active: Any = None
 
     def take_body(self, scope: Any) -> bytearray | None:
         """Return the body of the request of ``scope`` when all of it is here; None when more is to come. It is handed out once."""
@@ -111,6 +114,10 @@ class Connection(HttpToolsProtocol):
                 timer.cancel()
         if self._sink is not None:
             self._sink.lost()
+        self.pipeline.clear()
+        if self._active is not None and self._active is not self.cycle:  # uvicorn tells only the last that was sent
+            self._active.disconnected = True
+            self._active.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -142,6 +149,8 @@ class Connection(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         self.scope["extensions"] = cast(Any, {EXTENSION: self})
+        if len(self.pipeline) >= _PIPELINED:
+            raise ValueError("too many requests were sent ahead")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -159,6 +168,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.pipeline:  # uvicorn reads on with every answer: who sends ahead without end would fill the memory
+            self.flow.pause_reading()
         if self.cycle.more_body and not self.transport.is_closing():
             self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
@@ -175,6 +186,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._leaving:
             cycle.keep_alive = False
+        self._active = cycle
         super()._start_asgi_task(cycle, app)
 
     def _discard(self, size: int) -> None:
@@ -187,10 +199,21 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _head_late(self) -> None:
+        if self._owes_an_answer():  # and does not read meanwhile
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
+            return
         self._head_timer = None
         self._refuse(408, f"the head of a request must arrive within {HEAD_SECONDS:g} s")
 
+    def _owes_an_answer(self) -> bool:
+        active = self._active
+        return bool(self.pipeline) or (active is not None and not active.more_body and not active.response_complete)
+
     def _refuse(self, status: int, sentence: str) -> None:
+        if self._owes_an_answer():  # this one would be taken for it: the connection ends after that
+            self.pipeline.clear()
+            self._active.keep_alive, self._deaf = False, True
+            return
         content = protocol.error_body(sentence)
         if not self.transport.is_closing():
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
