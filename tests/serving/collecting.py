@@ -24,6 +24,7 @@ class Seen:
     attributes: dict
     resource: dict
     is_error: bool
+    began: float
     seconds: float
 
 
@@ -68,6 +69,7 @@ class Collector:
                         attributes=_plain(span.attributes),
                         resource=resource,
                         is_error=span.status.code == 2,
+                        began=span.start_time_unix_nano / 1e9,
                         seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
                     )
                 )

@@ -127,8 +127,11 @@ def test_one_trace_goes_from_the_caller_through_the_gateway_to_the_model_server(
     assert (gateway[0].service, servers[0].service) == ("firstlight-gateway", "firstlight-model-server")
     assert servers[0].resource["firstlight.version"] == "3"
     assert gateway[0].seconds >= attempts[0].seconds >= servers[0].seconds > 0
-    inside = {span.name for span in watched.collector.spans if span.parent_id == servers[0].span_id}
-    assert inside, "the model server must say what it spent its time on"
+    for name in ("queue", "compute"):
+        (inside,) = watched.collector.of(TRACE, name)
+        assert inside.parent_id == servers[0].span_id
+        assert servers[0].began - 0.001 <= inside.began
+        assert inside.began + inside.seconds <= servers[0].began + servers[0].seconds + 0.001
 
 
 def exposed(page):
