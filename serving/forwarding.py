@@ -191,7 +191,8 @@ class Forwarding:
     def _choose(self, pinned: str | None, *, key: str) -> tuple[Target, Replica] | None:
         served, now = self.served, time.monotonic()
         avoid = {attempt.replica.url for attempt in self.tried}
-        last = self.tried[-1].target if self.tried else None
+        # The routes may have changed since the last attempt: its version may have other replicas by now, or be gone.
+        last = served.routes.target(self.tried[-1].target.version) if self.tried else None
         if last is not None and not avoid.issuperset(last.urls):
             target: Target | None = last
         elif pinned is None:

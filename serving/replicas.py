@@ -76,13 +76,17 @@ class Replicas:
         """Know exactly ``urls``; what was known of them stays known. Those in flight elsewhere finish on their own objects."""
         self.known = {url: self.known.get(url) or Replica(url) for url in urls}
 
+    def of(self, url: str) -> Replica:
+        """Return what is known of a replica: nothing yet when the routes have changed since somebody read them."""
+        return self.known.get(url) or Replica(url)
+
     def choose(self, urls: tuple[str, ...], *, now: float, avoid: Collection[str] = ()) -> Replica:
         """Return the usable replica with the fewest requests in flight, in turns; those in ``avoid`` and unusable ones only when none is left."""
         if len(urls) == 1:
-            return self.known[urls[0]]
+            return self.of(urls[0])
         self._turn += 1
         first = self._turn % len(urls)
-        able = [self.known[url] for url in urls[first:] + urls[:first]]
+        able = [self.of(url) for url in urls[first:] + urls[:first]]
         fresh = [replica for replica in able if replica.url not in avoid] or able
         usable = [replica for replica in fresh if replica.is_usable(now)] or fresh
         return min(usable, key=lambda replica: replica.in_flight)

@@ -145,3 +145,20 @@ def test_the_control_socket_infers_for_our_own_processes_and_asks_for_the_token(
         assert actor.asked[-1].headers["x-firstlight-client"] == "canary-replay"
         for path in ("/routes", "/measurements", "/metrics"):
             assert httpx.get(made.control.url + path, trust_env=False).status_code == 401
+
+
+def test_a_request_that_fails_while_the_routes_change_is_tried_by_the_new_ones():
+    changed = threading.Event()
+    old, brother, new = Actor(lambda ask: changed.wait(10) and None), echo(), echo()
+    with stage(old, brother, new) as made:
+        made.control.put_routes(Routes(stable=Target(version="1", url=old.url, replicas=(brother.url,))))
+        made.gateway.served["m"].replicas.known[brother.url].in_flight = 1
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(made.post(b"ab")))
+        asking.start()
+        until(lambda: old.asked)
+        made.control.put_routes(Routes(stable=Target(version="1", url=new.url)))
+        changed.set()
+        asking.join(20)
+        assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"ba")]
+        assert (len(new.asked), len(brother.asked)) == (1, 0)
