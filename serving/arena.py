@@ -148,6 +148,17 @@ class Held:
         self._pieces.append(piece)
         return piece.view
 
+    @property
+    def memory(self) -> memoryview:
+        """All of the arena."""
+        return self._arena.memory
+
+    def offset_of(self, view: memoryview) -> int:
+        """Return where in the arena ``view``, which lies in it, begins."""
+        at = self._arena.offset_of(np.frombuffer(view, dtype=np.uint8))
+        assert at is not None, "only what lies in the arena has a place there"
+        return at
+
     def keep(self) -> None:
         """A worker reads from it now: it stays until :meth:`drop`, even when the request is over."""
         self._users += 1

@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from serving.arena import Arena, Budget, Held
 from serving.errors import DeadlineError, ModelFailedError, NotReadyError, OverloadedError
-from serving.job import Job, Part
+from serving.job import Chore, Job, Part
 from serving.staff import Loaded, Result, Staff, Worker
 from serving.tensors import Array
 from serving.tracing import NOTHING, Span
@@ -72,6 +72,7 @@ class Engine:
         self._idle: list[Worker] = []
         self._waiting: deque[Job] = deque()
         self._again: deque[Part] = deque()
+        self._chores: deque[Chore] = deque()
         self._depth = self._rows_waiting = self._rows_running = 0
         self._alone_since = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -150,6 +151,42 @@ class Engine:
             self._leave(job)
             if job.timer is not None:
                 job.timer.cancel()
+
+    async def do(self, order: dict[str, Any], *, held: Held, deadline: float) -> dict[str, Any]:
+        """Let a worker do what ``order`` says (:mod:`serving.paperwork`) and return its report, in memory of ``held``.
+
+        Raises DeadlineError, and ModelFailedError when two workers were lost over it.
+        """
+        assert self._loop is not None
+        chore = Chore(order, held, self._loop.create_future())
+        held.keep()
+        self._chores.append(chore)
+        self._dispatch()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await chore.answer
+        except TimeoutError:
+            raise DeadlineError("the answer must be there by the request's deadline, its JSON took longer") from None
+        finally:
+            chore.answer.cancel()
+
+    def done(self, worker: Worker, chore: Chore, report: dict[str, Any]) -> None:
+        """Hear what came of a chore."""
+        chore.held.drop()
+        if not chore.answer.done():
+            chore.answer.set_result(report)
+        self._idle.append(worker)
+        self._dispatch()
+
+    def undone(self, chore: Chore) -> None:
+        """Hear that the worker that had ``chore`` is gone."""
+        chore.tries += 1
+        if chore.tries < _TRIES:
+            self._chores.appendleft(chore)
+            return
+        chore.held.drop()
+        if not chore.answer.done():
+            chore.answer.set_exception(ModelFailedError("two workers were lost over this request; the server's log has the reason"))
 
     def opened(self, loaded: Loaded) -> None:
         """Hear what the model is."""
@@ -245,6 +282,12 @@ class Engine:
             )
 
     def _dispatch(self) -> None:
+        while self._idle and self._chores:  # first: a request whose body is not read yet has waited as long as those in the queue
+            chore = self._chores.popleft()
+            if chore.answer.done():
+                chore.held.drop()
+            else:
+                self._idle.pop().do(chore)
         while self._idle and (parts := self._batch()):
             for part in parts:
                 part.job.open += 1

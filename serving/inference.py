@@ -123,9 +123,8 @@ class Inference:
         length = len(body) if split is None else int(split) if split.isdigit() and len(split) < 10 else 0
         if length <= paperwork.LARGE_BYTES:
             return protocol.decode_request(body, header_length=split)
-        if split is not None:  # a head beside raw tensors has no reason to be long
-            raise ProtocolError(f"the JSON before binary tensors must have at most {paperwork.LARGE_BYTES} bytes, got {length}")
-        return paperwork.request_of(await self._engine.do(paperwork.reading(body, held=held), held=held, deadline=deadline), held=held)
+        order = paperwork.reading(body, split, held=held)
+        return paperwork.request_of(await self._engine.do(order, held=held, deadline=deadline), held=held)
 
     async def _texts(self, asked: _Asked, outputs: Mapping[str, Array], *, held: Held) -> Mapping[str, orjson.Fragment]:
         """Return the JSON of the outputs when it is long; what is short is written at once, later."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,16 @@ class Job:
             self.found = {spec.name: np.empty((self.rows, *spec.shape[1:]), _numpy(spec, outputs)) for spec in self.outputs}
         for name, whole in self.found.items():
             whole[part.start : part.stop] = outputs[name]
+
+
+@dataclass(eq=False, slots=True)
+class Chore:
+    """Something else that a worker does for a request (:mod:`serving.paperwork`)."""
+
+    order: dict[str, Any]
+    held: Held
+    answer: "asyncio.Future[dict[str, Any]]"
+    tries: int = 0
 
 
 @dataclass(eq=False, slots=True)

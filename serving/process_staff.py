@@ -18,7 +18,7 @@ import numpy as np
 from serving.arena import Arena, Piece
 from serving.channel import Channel
 from serving.errors import ProtocolError
-from serving.job import Part
+from serving.job import Chore, Part
 from serving.nursery import Order
 from serving.signature import Signature, TensorSpec
 from serving.staff import Listener, Loaded, Result
@@ -206,6 +206,7 @@ class _Process:
         self.backend, self.device, self.note = "", "", ""
         self._channel, self._staff = channel, staff
         self._parts: Sequence[Part] = ()
+        self._chore: Chore | None = None
         self._pieces: list[Piece] = []
         self._answers: list[tuple[int, int]] = []
         """Where the outputs of every part begin and end."""
@@ -222,6 +223,12 @@ class _Process:
         self._watch = self._loop.call_later(_HANG_SECONDS, self._hangs)
         with contextlib.suppress(OSError):  # an end that came already is heard by the reader
             self._channel.send([self._number, items])
+
+    def do(self, chore: Chore) -> None:
+        self._chore = chore
+        self._watch = self._loop.call_later(_HANG_SECONDS, self._hangs)
+        with contextlib.suppress(OSError):  # an end that came already is heard by the reader
+            self._channel.send(chore.order)
 
     def leave(self) -> None:
         """Let the worker end."""
@@ -268,6 +275,8 @@ class _Process:
                 self._ended()
             elif isinstance(message, list):
                 self._answered(message)
+            elif self._chore is not None:
+                self._did(message)
             elif "ready" in message:
                 self.backend, self.device, self.note = message["backend"], message["device"], message["note"]
                 with contextlib.suppress(OSError):
@@ -277,6 +286,13 @@ class _Process:
                 self._loop.remove_reader(self._channel.fileno())
                 self._channel.close()
                 self._staff.refused(self, message["refused"])
+
+    def _did(self, report: dict[str, Any]) -> None:
+        chore, self._chore = self._chore, None
+        if self._watch is not None:
+            self._watch.cancel()
+        assert chore is not None
+        self._staff.listener.done(self, chore, report)
 
     def _answered(self, message: list[Any]) -> None:
         number, found, seconds, failure = message
@@ -317,7 +333,10 @@ class _Process:
 
     def _ended(self) -> None:
         parts, self._parts = self._parts, ()
+        chore, self._chore = self._chore, None
         self.leave()
+        if chore is not None:
+            self._staff.listener.undone(chore)
         self._staff.lost(self, parts)
 
     def _release(self) -> None:

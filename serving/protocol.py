@@ -111,14 +111,20 @@ def encode_request(request: InferenceRequest, *, binary: bool = True) -> Message
     return _close(envelope, key="inputs", arrays=request.inputs, binary=dict.fromkeys(request.inputs, binary))
 
 
-def encode_response(response: InferenceResponse, *, binary: Mapping[str, bool], kinds: Mapping[str, str] | None = None) -> Message:
+def encode_response(
+    response: InferenceResponse,
+    *,
+    binary: Mapping[str, bool],
+    kinds: Mapping[str, str] | None = None,
+    texts: Mapping[str, orjson.Fragment] | None = None,
+) -> Message:
     """Return ``response`` as bytes; ``binary`` says for each output name whether it goes raw, ``kinds`` its datatype where it has another name
-    than its numpy type. Raises ProtocolError on NaN in JSON.
+    than its numpy type, ``texts`` the JSON of outputs that was written already. Raises ProtocolError on NaN in JSON.
     """
     envelope: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
     if response.id is not None:
         envelope["id"] = response.id
-    return _close(envelope, key="outputs", arrays=response.outputs, binary=binary, kinds=kinds)
+    return _close(envelope, key="outputs", arrays=response.outputs, binary=binary, kinds=kinds, texts=texts)
 
 
 def select_outputs(request: InferenceRequest, *, available: Sequence[str]) -> dict[str, bool]:
@@ -292,7 +298,13 @@ def _written(envelope: dict[str, Any]) -> bytes:
 
 
 def _close(
-    envelope: dict[str, Any], *, key: str, arrays: Mapping[str, Array], binary: Mapping[str, bool], kinds: Mapping[str, str] | None = None
+    envelope: dict[str, Any],
+    *,
+    key: str,
+    arrays: Mapping[str, Array],
+    binary: Mapping[str, bool],
+    kinds: Mapping[str, str] | None = None,
+    texts: Mapping[str, orjson.Fragment] | None = None,
 ) -> Message:
     entries: list[dict[str, Any]] = []
     buffers: list[bytes | memoryview] = []
@@ -304,7 +316,7 @@ def _close(
             buffers.append(tensors.to_bytes(array, kind=kind))
             entry["parameters"] = {"binary_data_size": len(buffers[-1])}
         else:
-            entry["data"] = tensors.to_json(array, name=name)
+            entry["data"] = (texts or {}).get(name) or orjson.Fragment(tensors.json_text(array, name=name))
         entries.append(entry)
     head = _written({**envelope, key: entries})
     if not buffers:

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from firstlight.errors import FirstlightError, RefusedError
+from serving import paperwork
 from serving import signature as signatures
 from serving.arena import Arena
-from serving.job import Part
+from serving.job import Chore, Part
 from serving.signature import Signature
 from serving.tensors import Array
 
@@ -49,6 +50,10 @@ class Worker(Protocol):
         """Take a batch; never blocks. ``finished``, ``failed`` or ``lost`` is called later."""
         ...
 
+    def do(self, chore: Chore) -> None:
+        """Take a chore; never blocks. ``done`` or ``undone`` is called later."""
+        ...
+
 
 class Listener(Protocol):
     """The engine, as a staff sees it. Everything is called in the event loop."""
@@ -71,6 +76,14 @@ class Listener(Protocol):
 
     def failed(self, worker: Worker, parts: Sequence[Part], why: str) -> None:
         """Say that the model failed on a batch; the worker is well."""
+        ...
+
+    def done(self, worker: Worker, chore: Chore, report: dict[str, Any]) -> None:
+        """Bring the report on a chore."""
+        ...
+
+    def undone(self, chore: Chore) -> None:
+        """Say that the worker that had ``chore`` is lost; ``lost`` follows."""
         ...
 
     def lost(self, worker: Worker, parts: Sequence[Part], why: str) -> None:
@@ -128,7 +141,7 @@ class Threads:
     def _hire(self, loaded: Loaded, listener: Listener) -> None:
         listener.opened(loaded)
         for _ in range(self._count):
-            worker = _Thread(loaded, listener)
+            worker = _Thread(loaded, listener, memory=self.arena.memory)
             self._workers.append(worker)
             listener.joined(worker)
 
@@ -136,17 +149,24 @@ class Threads:
 class _Thread:
     backend, device, note = "python", "cpu", ""
 
-    def __init__(self, loaded: Loaded, listener: Listener) -> None:
+    def __init__(self, loaded: Loaded, listener: Listener, *, memory: memoryview) -> None:
         assert loaded.run is not None
-        self.jobs: queue.SimpleQueue[Sequence[Part] | None] = queue.SimpleQueue()
+        self._memory = memory
+        self.jobs: queue.SimpleQueue[Sequence[Part] | Chore | None] = queue.SimpleQueue()
         self._run, self._listener, self._loop = loaded.run, listener, asyncio.get_running_loop()
         threading.Thread(target=self._work, name="worker", daemon=True).start()
 
     def give(self, parts: Sequence[Part]) -> None:
         self.jobs.put(parts)
 
+    def do(self, chore: Chore) -> None:
+        self.jobs.put(chore)
+
     def _work(self) -> None:
         while (parts := self.jobs.get()) is not None:
+            if isinstance(parts, Chore):
+                _tell(self._loop, self._listener.done, self, parts, paperwork.perform(self._memory, parts.order))
+                continue
             began = time.perf_counter()
             try:
                 results = [self._result(part) for part in parts]

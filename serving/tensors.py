@@ -111,15 +111,15 @@ def from_json(data: object, *, name: str, kind: str, shape: tuple[int, ...]) -> 
     return _cast(values, name=name, dtype=dtype).reshape(shape)
 
 
-def to_json(array: Array, *, name: str) -> orjson.Fragment:
+def json_text(array: Array, *, name: str) -> bytes:
     """Return the array's values flat, row-major, as JSON. Raises ProtocolError where JSON has no word for a value (NaN, not UTF-8)."""
     if array.dtype.kind == "O":
-        return orjson.Fragment(orjson.dumps([_text(value, name=name) for value in array.reshape(-1)]))
+        return orjson.dumps([_text(value, name=name) for value in array.reshape(-1)])
     if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
         row = int(np.argwhere(~np.isfinite(array))[0][0]) if array.ndim else 0
         raise ProtocolError(f"output {name!r} is not finite in row {row} and JSON has no NaN; ask for it as binary data", status=422)
     flat = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
-    return orjson.Fragment(orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY))
+    return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def to_bytes(array: Array, *, kind: str | None = None) -> memoryview:

@@ -3,6 +3,7 @@
 It vouches for itself first: the golden vectors are replayed here, with the backend that will answer. Then it takes batches,
 ``[id, [[rows, [offset of every input], [offset of every output, -1 where nobody wants it]], ...]]``, and gives
 ``[id, [null or a sentence for every item], seconds, "" or the failure of the whole batch]``. A row with NaN or infinity spoils its own item only.
+A message that is an object is paperwork (:mod:`serving.paperwork`).
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving import heap
+from serving import heap, paperwork
 from serving import signature as signatures
 from serving.channel import Channel
 from serving.errors import ModelRefusedError, ProtocolError
@@ -31,9 +32,13 @@ _FAILED = "the model failed on this request; the server's log has the reason"
 def work(channel: Channel, *, memory: mmap.mmap, runner: "Runner") -> None:
     """Answer batches until the other end is gone."""
     heap.keep()
-    desk = _Desk(memory, runner)
+    desk, whole = _Desk(memory, runner), memoryview(memory)
     channel.wait(_IDLE_SECONDS)
     while (message := _next(channel)) is not None:
+        if isinstance(message, dict):
+            with contextlib.suppress(OSError):
+                channel.send(paperwork.perform(whole, message))
+            continue
         began = time.perf_counter()
         try:
             found, failure = desk.answer(message[1]), ""

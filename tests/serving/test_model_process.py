@@ -172,6 +172,21 @@ def test_the_answers_of_worker_processes_are_the_golden_ones_whole_and_in_parts(
     assert server.metric("firstlight_batch_rows_count") > 6000 / 64
 
 
+def test_json_of_megabytes_is_read_and_written_by_workers_and_the_server_answers_others_meanwhile(server):
+    body = json.dumps({"inputs": [{"name": "signal", "datatype": "FP32", "shape": [6000, 50], "data": SIGNAL.tolist()}]}).encode()
+    assert len(body) > 4 << 20
+    answer = server.http.post("/v2/models/tiny/infer", content=body)
+    with InferenceClient(server.url, "tiny") as client:
+        raw = client.infer({"signal": SIGNAL})
+    for output in answer.json()["outputs"]:
+        np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), raw.outputs[output["name"]], rtol=1e-4, atol=1e-6)
+    refused = server.http.post("/v2/models/tiny/infer", content=body[:-1])
+    assert (refused.status_code, "JSON object" in refused.json()["error"]) == (400, True)
+    ragged = server.http.post("/v2/models/tiny/infer", content=body.replace(b"[6000, 50]", b"[6001, 50]"))
+    assert (ragged.status_code, "takes 300050 values" in ragged.json()["error"] or "like its shape" in ragged.json()["error"]) == (400, True)
+    assert server.metric("firstlight_queue_bytes") == 0
+
+
 def test_a_row_that_is_not_finite_is_refused_by_a_worker_and_named(server):
     spoilt = SIGNAL[:5].copy()
     spoilt[3, 7] = np.inf
