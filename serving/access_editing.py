@@ -150,14 +150,15 @@ def _edit(path: Path, change: Callable[[Any, AccessDocument], None], *, make: bo
         before = _NEW.encode() if is_new else access_document.read_bytes(target)
         mode = 0o600 if is_new else stat.S_IMODE(target.stat().st_mode)
         parsed = access_document.parse(before, str(path))
-        yaml = YAML(typ="rt")
-        yaml.preserve_quotes, yaml.width = True, 4096
-        yaml.indent(mapping=2, sequence=4, offset=2)
+        # "rt" builds plain values with their comments, never objects that a tag names.
+        editor = YAML(typ="rt")
+        editor.preserve_quotes, editor.width = True, 4096
+        editor.indent(mapping=2, sequence=4, offset=2)
         try:
-            document = yaml.load(before.decode())
+            document = editor.load(before.decode())
             change(document, parsed)
             stream = io.BytesIO()
-            yaml.dump(document, stream)
+            editor.dump(document, stream)
         except YAMLError as error:
             raise AccessFileError(f"{path} must be YAML that can be changed in place, found: {str(error).splitlines()[0]}") from None
         access_document.parse(stream.getvalue(), str(path))
