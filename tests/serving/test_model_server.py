@@ -2,6 +2,7 @@
 
 import threading
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -186,3 +187,94 @@ def test_every_answered_row_is_in_the_inference_log_after_the_server_stops(tmp_p
     assert log["flux_median"].tolist() == [1.0, 4.0] * 3
     assert set(log["client"]) == {"desi"}
     assert log["input_digest"].nunique() == 1
+
+
+def test_the_same_question_is_computed_once_and_the_metrics_say_how_often_it_was_answered(serve_app, until):
+    calls = []
+
+    def counting(inputs):
+        calls.append(len(inputs["flux"]))
+        return doubling(inputs)
+
+    with serve_app(server(lambda: model(counting), cache_bytes=1 << 20).app()) as client:
+        until(lambda: client.get("/v2/health/ready").status_code == 200)
+        wanted = InferenceRequest(inputs={"flux": FLUX}, outputs=(RequestedOutput(name="total", binary=False),))
+        answers = [post(client, wanted).json()["outputs"] for _ in range(3)]
+        post(client, InferenceRequest(inputs={"flux": FLUX + 1}))
+        page = client.get("/metrics").text
+    assert answers == [answers[0]] * 3
+    assert calls == [2, 2]
+    assert 'firstlight_cache_requests_total{model="toy",outcome="hit",version="7"} 2.0' in page
+    assert 'firstlight_cache_requests_total{model="toy",outcome="miss",version="7"} 2.0' in page
+
+
+@pytest.mark.parametrize("how", ["header", "parameter"])
+def test_a_request_that_is_not_answered_by_its_deadline_is_a_504_and_is_never_computed(serve_app, until, how):
+    gate, entered, seen = threading.Event(), threading.Event(), []
+
+    def slow(inputs):
+        seen.append(float(inputs["flux"][0, 0]))
+        entered.set()
+        gate.wait(10)
+        return doubling(inputs)
+
+    with serve_app(server(lambda: model(slow)).app()) as client:
+        until(lambda: client.get("/v2/health/ready").status_code == 200)
+        first = threading.Thread(target=post, args=(client, InferenceRequest(inputs={"flux": FLUX})))
+        first.start()
+        assert entered.wait(5)
+        if how == "header":
+            answer = post(client, InferenceRequest(inputs={"flux": FLUX + 5}), **{"x-firstlight-timeout-ms": "50"})
+        else:
+            tensor = {"name": "flux", "datatype": "FP32", "shape": [1, 3], "data": [5, 5, 5]}
+            answer = client.post("/v2/models/toy/infer", json={"inputs": [tensor], "parameters": {"timeout": 50_000}})
+        assert (answer.status_code, "deadline" in answer.json()["error"]) == (504, True)
+        gate.set()
+        first.join(5)
+        assert post(client, InferenceRequest(inputs={"flux": FLUX + 9})).status_code == 200
+    assert seen == [0.0, 9.0]
+
+
+METRICS = (
+    'firstlight_requests_total{code="200",',
+    "firstlight_request_seconds_bucket{",
+    "firstlight_rows_total{",
+    "firstlight_queue_requests{",
+    "firstlight_queue_bytes{",
+    "firstlight_batch_rows_bucket{",
+    "firstlight_batch_seconds_bucket{",
+    'firstlight_cache_requests_total{model="toy",outcome="joined",',
+    "firstlight_cache_bytes{",
+    "firstlight_workers{",
+    "firstlight_worker_restarts_total{",
+    "firstlight_ready{",
+    'firstlight_model_info{backend="python",device="cpu",model="toy",model_digest="' + "d" * 64,
+)
+
+
+def test_every_metric_that_rules_and_dashboards_use_is_there(client):
+    post(client, InferenceRequest(inputs={"flux": FLUX}))
+    page = client.get("/metrics").text
+    assert [name for name in METRICS if name not in page] == []
+
+
+def test_the_openapi_document_describes_what_the_server_answers(client):
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    for path, verbs in document["paths"].items():
+        for verb, operation in verbs.items():
+            asked = client.post(path, json={}) if verb == "post" else client.get(path)
+            assert str(asked.status_code) in operation["responses"]
+    schema = {**document["components"]["schemas"]["InferenceRequest"], "components": document["components"]}
+    tensor = {"name": "flux", "datatype": "FP32", "shape": [2, 3], "data": [0, 1, 2, 3, 4, 5]}
+    valid = jsonschema.Draft202012Validator(schema)
+    assert valid.is_valid({"inputs": [tensor], "outputs": [{"name": "total"}]})
+    for wrong in ({"name": "ivar"}, {"datatype": "FP64"}, {"shape": [2, 4]}, {"shape": [0, 3]}):
+        assert not valid.is_valid({"inputs": [{**tensor, **wrong}]})
+
+
+def test_the_page_for_people_names_the_tensors_and_loads_nothing_from_anywhere(client):
+    answer = client.get("/docs")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<code>flux</code></td><td>FP32</td><td>[-1, 3]" in answer.text
+    assert "http" not in answer.text.replace("HTTP", "").replace("tritonclient.http", "")
