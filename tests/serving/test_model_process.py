@@ -272,13 +272,16 @@ def test_a_compiled_file_that_is_not_the_recorded_one_is_refused(started, tmp_pa
     assert digest in wrong.state["error"]
 
 
-def test_more_than_may_wait_is_told_to_come_again_and_all_others_are_answered(narrow):
+def test_more_than_may_wait_is_told_to_come_again_and_who_does_is_answered(narrow):
     statuses = []
 
     def ask(number):
         with InferenceClient(narrow.url, "tiny") as client:
-            for step in range(10):
-                statuses.append(client.infer({"signal": SIGNAL[number * 50 + step :][:5000]}).status)
+            for step in range(3):
+                while not (answer := client.infer({"signal": SIGNAL[number * 50 + step :][:5000]})).ok:
+                    statuses.append(answer.status)
+                    time.sleep(0.05)
+                statuses.append(answer.status)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
     for thread in threads:
@@ -286,7 +289,7 @@ def test_more_than_may_wait_is_told_to_come_again_and_all_others_are_answered(na
     for thread in threads:
         thread.join(60)
     assert set(statuses) == {200, 503}
-    assert statuses.count(200) >= 20
+    assert statuses.count(200) == 36
     assert narrow.metric("firstlight_queue_bytes") == 0
     assert narrow.http.get("/v2/health/ready").status_code == 200
 
