@@ -194,8 +194,8 @@ def test_a_second_model_replaces_the_first_without_losing_a_request_and_goes_bac
     # Given a better model that waits and is signed
     better = house.handoff(BETTER)
     assert releasing.release(house.settings, str(better)) == releasing.WAITING
-    assert house.sign(house.open_release()).returncode == 0
     with asking(house) as asked:
+        assert house.sign(house.open_release()).returncode == 0  # from here on the worker goes on by itself
         # When its server is killed in the middle of the canary, and somebody starts another release meanwhile
         running = house.start("release", better)
         until(lambda: house.canary_weight() == 50, seconds=90, every=0.01, what="the canary gets half of the requests")
