@@ -183,7 +183,10 @@ def test_json_of_megabytes_is_read_and_written_by_workers_and_the_server_answers
     refused = server.http.post("/v2/models/tiny/infer", content=body[:-1])
     assert (refused.status_code, "JSON object" in refused.json()["error"]) == (400, True)
     ragged = server.http.post("/v2/models/tiny/infer", content=body.replace(b"[6000, 50]", b"[6001, 50]"))
-    assert (ragged.status_code, "takes 300050 values" in ragged.json()["error"] or "like its shape" in ragged.json()["error"]) == (400, True)
+    assert (ragged.status_code, "takes 300050 values" in ragged.json()["error"] or "like its shape" in ragged.json()["error"]) == (
+        400,
+        True,
+    )
     assert server.metric("firstlight_queue_bytes") == 0
 
 
