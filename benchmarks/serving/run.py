@@ -34,7 +34,7 @@ def run(
     choice = choice or choices.choose(subject)
     say(f"backends here: {', '.join(backend.name for backend in choice.available)}; chosen: {choice.chosen.name}")
     wanted = pick((*ours(subject.papers.name, choice.served, workers=count), *peers(count)), only)
-    wanted = tuple(contender for contender in wanted if contender.name not in plan.without)
+    wanted = tuple(contender for contender in wanted if not contender.name.startswith(plan.without))
     with tempfile.TemporaryDirectory(prefix="serving-benchmark-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
         folder = Path(name)
         field = Field(subject, folder=folder)
