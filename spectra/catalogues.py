@@ -6,10 +6,10 @@ A target listed twice takes its first row; a target that is not listed keeps the
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from spectra.errors import SpectraError
+from spectra.hdus import Hdus
 from spectra.matching import first_match, taken, taken_texts
 from spectra.tables import Table
 
@@ -17,7 +17,7 @@ REDSHIFT_EXTENSIONS: Final = ("REDSHIFTS", "ZBEST")
 TRUTH_EXTENSION: Final = "TRUTH"
 
 
-def redshifts(hdus: fits.HDUList, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:
+def redshifts(hdus: Hdus, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:
     """Return z, zerr, zwarn, deltachi2, spectype and subtype of each target. Raises SpectraError when there is no such table."""
     extension = next((extension for extension in REDSHIFT_EXTENSIONS if extension in hdus), None)
     if extension is None:
@@ -33,7 +33,7 @@ def redshifts(hdus: fits.HDUList, targetid: NDArray[np.int64], *, name: str) -> 
     }
 
 
-def truth(hdus: fits.HDUList, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:
+def truth(hdus: Hdus, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:
     """Return true_spectype, true_z, anomaly and has_truth of each target. Raises SpectraError when there is no such table."""
     if TRUTH_EXTENSION not in hdus:
         raise SpectraError(f"{name} must have an HDU {TRUTH_EXTENSION}, found none; write it again or move it away")

@@ -4,10 +4,10 @@ A spectra file has one row per exposure and stays so: a target observed three ti
 TARGETID. A coadd has one row per target; a second row of a target is refused.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from spectra import fibermap, fitsfile, refusals
@@ -16,15 +16,16 @@ from spectra.arms import ArmSpectra, combine, snr
 from spectra.batch import SpectrumBatch, empty
 from spectra.errors import SpectraError
 from spectra.grid import ARMS, TOLERANCE, WAVELENGTH, Arm
+from spectra.hdus import Hdus
 from spectra.tables import MAX_ROWS, Table, spectra_table
 
 
-def matches(hdus: fits.HDUList) -> bool:
+def matches(hdus: Hdus) -> bool:
     """Say whether this is a file of DESI spectra: a fibre map and at least one arm."""
     return "FIBERMAP" in hdus and any(f"{arm.name}_FLUX" in hdus for arm in ARMS)
 
 
-def read(hdus: fits.HDUList, *, name: str) -> SpectrumBatch:
+def read(hdus: Hdus, *, name: str) -> SpectrumBatch:
     """Return the usable spectra of an open DESI file and its refused rows. Raises SpectraError when the file is not as documented."""
     file = DesiFile(hdus, name=name, most=MAX_ROWS)
     return file.spectra(0, file.rows)
@@ -33,7 +34,7 @@ def read(hdus: fits.HDUList, *, name: str) -> SpectrumBatch:
 class DesiFile:
     """An open DESI file: its tables are read, the pixels of any of its rows when they are asked for."""
 
-    def __init__(self, hdus: fits.HDUList, *, name: str, most: int) -> None:
+    def __init__(self, hdus: Hdus, *, name: str, most: int) -> None:
         """Read and check all but the pixels. Raises SpectraError when the file is not as documented or lists more than ``most`` spectra."""
         fibers = spectra_table(hdus, "FIBERMAP", most=most, name=name)
         self.rows = fibers.rows
@@ -54,7 +55,7 @@ class DesiFile:
         keep = refusals.kept(reasons)
         if not len(keep):
             return empty(tuple(refused))
-        combined = combine({arm: _pixels(images, start, stop, keep, name=self._name) for arm, images in self._images.items()})
+        combined = combine({arm: _pixels(images, start, stop, name=self._name) for arm, images in self._images.items()}, keep=keep)
         batch = SpectrumBatch(
             wavelength=WAVELENGTH,
             flux=combined.flux,
@@ -76,7 +77,7 @@ def _fiber_reasons(fibers: Table, targetid: NDArray[np.int64]) -> refusals.Reaso
     )
 
 
-def _check_wavelengths(hdus: fits.HDUList, arm: Arm, *, name: str) -> None:
+def _check_wavelengths(hdus: Hdus, arm: Arm, *, name: str) -> None:
     stored = fitsfile.image(hdus, f"{arm.name}_WAVELENGTH", shape=(arm.size,), name=name)
     with np.errstate(invalid="ignore"):
         miss = float(np.max(np.abs(stored - WAVELENGTH[arm.pixels])))
@@ -87,20 +88,35 @@ def _check_wavelengths(hdus: fits.HDUList, arm: Arm, *, name: str) -> None:
         )
 
 
-def _images(hdus: fits.HDUList, arm: Arm, *, rows: int, name: str) -> dict[str, fitsfile.Rows]:
+def _images(hdus: Hdus, arm: Arm, *, rows: int, name: str) -> dict[str, fitsfile.Rows]:
     """Return the images of one arm, nothing of them read."""
     kinds = ["FLUX", "IVAR", *(["MASK"] if f"{arm.name}_MASK" in hdus else [])]
     return {kind: fitsfile.Rows(hdus, f"{arm.name}_{kind}", shape=(rows, arm.size), name=name) for kind in kinds}
 
 
-def _pixels(images: dict[str, fitsfile.Rows], start: int, stop: int, keep: NDArray[np.intp], *, name: str) -> ArmSpectra:
-    """Return the rows of one arm that are kept."""
-    stored = {kind: image[start:stop] for kind, image in images.items()}
+def _pixels(images: dict[str, fitsfile.Rows], start: int, stop: int, *, name: str) -> ArmSpectra:
+    """Return the rows of one arm from ``start`` to before ``stop``."""
+    stored = {kind: _Part(image, start, stop) if image.is_plain else image[start:stop] for kind, image in images.items()}
     mask = stored.get("MASK")
-    if mask is not None and mask.dtype.kind not in "iu":
-        raise SpectraError(f"{name} must have integers in its masks, found {mask.dtype}; write the file again")
-    chosen = {kind: array if len(keep) == len(array) else array[keep] for kind, array in stored.items()}
-    return ArmSpectra(flux=chosen["FLUX"], ivar=chosen["IVAR"], mask=chosen.get("MASK"))
+    if mask is not None and (found := mask[0:1].dtype).kind not in "iu":
+        raise SpectraError(f"{name} must have integers in its masks, found {found}; write the file again")
+    return ArmSpectra(flux=stored["FLUX"], ivar=stored["IVAR"], mask=mask)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of an image from ``start`` to before ``stop``, read as few at a time as they are asked for."""
+
+    image: fitsfile.Rows
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        first, last, _ = rows.indices(len(self))
+        return self.image[self.start + first : self.start + last]
 
 
 def _without_broken(

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
+from spectra.hdus import Hdu, Hdus
 from spectra.matching import first_match, taken
 from spectra.metadata import magnitude
 from spectra.tables import Table
@@ -29,11 +29,11 @@ Columns = Mapping[str, Any]
 """Metadata columns by name: one value, or one per row."""
 
 
-def columns(hdus: fits.HDUList, fibers: Table, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:
+def columns(hdus: Hdus, fibers: Table, targetid: NDArray[np.int64], *, name: str) -> dict[str, Any]:
     """Return every metadata column that a DESI file itself can fill, one value per FIBERMAP row."""
     return {
         "targetid": targetid,
-        **_origin(hdus[0].header, fibers, name=name),
+        **_origin(hdus[0], fibers, name=name),
         **_exposure(hdus, fibers, targetid, name=name),
         **_scores(hdus, targetid, name=name),
         "ebv": fibers.floats("EBV"),
@@ -56,7 +56,7 @@ def target_bits(fibers: Table) -> NDArray[np.int64]:
     return bits
 
 
-def _origin(header: fits.Header, fibers: Table, *, name: str) -> dict[str, Any]:
+def _origin(header: Hdu, fibers: Table, *, name: str) -> dict[str, Any]:
     """Return survey, program and healpix; the header wins over the file's name where they disagree."""
     match = _HEALPIX_NAME.match(name.rsplit("/", 1)[-1])
     named: Mapping[str, str] = match.groupdict() if match else {}
@@ -65,7 +65,7 @@ def _origin(header: fits.Header, fibers: Table, *, name: str) -> dict[str, Any]:
     return {"survey": survey.lower(), "program": program.lower(), "healpix": _healpix(header, named)}
 
 
-def _text(header: fits.Header, keyword: str) -> str:
+def _text(header: Hdu, keyword: str) -> str:
     return str(header.get(keyword) or "").strip()
 
 
@@ -75,14 +75,14 @@ def _survey_of_columns(fibers: Table) -> str:
     return column.split("_", maxsplit=1)[0].lower() if column else ""
 
 
-def _healpix(header: fits.Header, named: Mapping[str, str]) -> int:
+def _healpix(header: Hdu, named: Mapping[str, str]) -> int:
     """Return the nested pixel number, -1 when unknown or numbered as rings. HPXNEST is the string 'True' in EDR files."""
     nested = str(header.get("HPXNEST", True)).strip().lower() in ("true", "t", "1")
     value = header.get("HPXPIXEL", named.get("healpix", -1))
     return int(value) if nested and str(value).isdigit() else -1
 
 
-def _exposure(hdus: fits.HDUList, fibers: Table, targetid: NDArray[np.int64], *, name: str) -> dict[str, NDArray[np.int64]]:
+def _exposure(hdus: Hdus, fibers: Table, targetid: NDArray[np.int64], *, name: str) -> dict[str, NDArray[np.int64]]:
     """Return petal, fibre, tile and night: of FIBERMAP where it has them, else of EXP_FIBERMAP, else the header's."""
     wanted = {"petal": "PETAL_LOC", "fiber": "FIBER", "tileid": "TILEID", "night": "NIGHT"}
     exposures = Table(hdus["EXP_FIBERMAP"], name=name) if "EXP_FIBERMAP" in hdus else None
@@ -93,7 +93,7 @@ def _exposure(hdus: fits.HDUList, fibers: Table, targetid: NDArray[np.int64], *,
         elif exposures is not None and column in exposures and "TARGETID" in exposures:
             result[key] = _of_exposures(exposures, column, targetid)
         else:
-            result[key] = np.full(fibers.rows, _header_integer(hdus[0].header, column.removesuffix("_LOC")))
+            result[key] = np.full(fibers.rows, _header_integer(hdus[0], column.removesuffix("_LOC")))
     return result
 
 
@@ -105,12 +105,12 @@ def _of_exposures(exposures: Table, column: str, targetid: NDArray[np.int64]) ->
     return np.asarray(taken(values[order], index, missing=-1), np.int64)
 
 
-def _header_integer(header: fits.Header, keyword: str) -> int:
+def _header_integer(header: Hdu, keyword: str) -> int:
     value = header.get(keyword)
     return value if isinstance(value, int) else -1
 
 
-def _scores(hdus: fits.HDUList, targetid: NDArray[np.int64], *, name: str) -> dict[str, NDArray[np.float64]]:
+def _scores(hdus: Hdus, targetid: NDArray[np.int64], *, name: str) -> dict[str, NDArray[np.float64]]:
     """Return the pipeline's S/N per arm: of the coadd, or of the calibrated exposure in a spectra file."""
     scores = Table(hdus["SCORES"], name=name) if "SCORES" in hdus else None
     if scores is None or "TARGETID" not in scores:

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from firstlight.errors import FirstlightError
 from spectra import layout
 from spectra.errors import SpectraError
+from spectra.hdus import Hdus
 
 MAX_BYTES: Final = 16 << 30
 """Bytes of one file, after decompression; the largest DESI spectra files are a few GB."""
@@ -43,7 +44,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 @contextmanager
-def opened(path: Path, *, name: str) -> Iterator[fits.HDUList]:
+def opened(path: Path, *, name: str) -> Iterator[Hdus]:
     """Open the FITS file at ``path``, called ``name`` in messages, for the length of the context.
 
     Raises SpectraError for whatever is wrong with it, also when that shows only while its data are read inside the context.
@@ -53,8 +54,8 @@ def opened(path: Path, *, name: str) -> Iterator[fits.HDUList]:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", AstropyUserWarning)
             stream, size = _plain(stack.enter_context(_opened_regular(path, name=name)), stack=stack, name=name)
-            layout.check(stream, size=size, name=name)
-            yield stack.enter_context(fits.open(stream, memmap=False, lazy_load_hdus=True))
+            extents = layout.check(stream, size=size, name=name)
+            yield Hdus(extents, stream.fileno(), astropy=lambda: stack.enter_context(fits.open(stream, memmap=False, lazy_load_hdus=True)))
         except FirstlightError:
             raise
         except Exception as error:  # a parser of hostile bytes may raise anything; see the module's docstring
@@ -122,7 +123,7 @@ def _gunzip(source: BinaryIO, target: BinaryIO, *, limit: int, name: str) -> int
     return written
 
 
-def image(hdus: fits.HDUList, extension: str, *, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+def image(hdus: Hdus, extension: str, *, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     """Return the image in ``extension``, as stored (possibly big-endian). Checks the shape before reading.
 
     Raises SpectraError when the HDU is missing, is no image, or has another shape.
@@ -133,26 +134,36 @@ def image(hdus: fits.HDUList, extension: str, *, shape: tuple[int, ...], name: s
 class Rows:
     """The rows of one image, read from the file when they are asked for and not kept."""
 
-    __slots__ = ("_section",)
+    __slots__ = ("_read", "_rows", "is_plain")
 
-    def __init__(self, hdus: fits.HDUList, extension: str, *, shape: tuple[int, ...], name: str) -> None:
+    def __init__(self, hdus: Hdus, extension: str, *, shape: tuple[int, ...], name: str) -> None:
         """Check the image in ``extension`` without reading it. Raises SpectraError when it is missing, is no image, or has another shape."""
-        hdu = _found(hdus, extension, name=name)
-        found = tuple(hdu.shape) if isinstance(hdu, _IMAGES) else "a table"
+        if extension not in hdus:
+            raise SpectraError(f"{name} must have an HDU {extension}, found none; it is of another kind or damaged: leave it out")
+        hdu = hdus[extension]
+        self._read: Callable[[int, int], Any] = hdu.pixels
+        found: object = hdu.shape
+        self.is_plain = found is not None
+        """Whether a few rows cost what a few rows are: of a compressed image more may have to be unpacked."""
+        if found is None:
+            section: Any = hdu.whole.section if isinstance(hdu.whole, _IMAGES) else None
+            self._read = lambda start, stop: section[start:stop]
+            found = tuple(hdu.whole.shape) if section is not None else "a table"
         if found != shape:
             raise SpectraError(f"{name} must have an image {shape} in {extension}, found {found}; it is of another kind: leave it out")
-        if isinstance(hdu, fits.CompImageHDU):
+        if hdu.shape is None and isinstance(hdu.whole, fits.CompImageHDU):
             _check_tiles(hdus, extension, name=name)
-        self._section = hdu.section
+        self._rows = shape[0]
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Return ``rows`` as stored (possibly big-endian)."""
-        return np.asarray(self._section[rows])
+        start, stop, _ = rows.indices(self._rows)
+        return np.asarray(self._read(start, stop))
 
 
-def _check_tiles(hdus: fits.HDUList, extension: str, *, name: str) -> None:
+def _check_tiles(hdus: Hdus, extension: str, *, name: str) -> None:
     """Refuse tiles larger than their image, unbounded codecs, and gzip tiles that inflate beyond the tile."""
-    hdu = hdus[extension]
+    hdu = hdus[extension].whole
     tiles_fit = all(tile <= side for tile, side in zip(hdu.tile_shape, hdu.shape, strict=True))
     if hdu.compression_type not in _CODECS or not tiles_fit:
         raise SpectraError(
@@ -164,12 +175,12 @@ def _check_tiles(hdus: fits.HDUList, extension: str, *, name: str) -> None:
         raise SpectraError(f"{name} has a tile in {extension} that inflates to more than its {limit} bytes; leave the file out")
 
 
-def _gzip_tiles(hdus: fits.HDUList, extension: str) -> Iterator[bytes]:
+def _gzip_tiles(hdus: Hdus, extension: str) -> Iterator[bytes]:
     """Yield the tiles that astropy will hand to gzip, compressed: all for a gzip codec, those of the fallback column for any."""
-    file = hdus.fileinfo(0)["file"]
+    file = hdus.astropy.fileinfo(0)["file"]
     file.seek(0)
-    raw = fits.open(file, memmap=False, disable_image_compression=True)[hdus.index_of(extension)]
-    used = ["COMPRESSED_DATA"] if hdus[extension].compression_type.startswith("GZIP") else []
+    raw = fits.open(file, memmap=False, disable_image_compression=True)[hdus.number(extension)]
+    used = ["COMPRESSED_DATA"] if hdus[extension].whole.compression_type.startswith("GZIP") else []
     for column in [*used, "GZIP_COMPRESSED_DATA"]:
         if column in raw.columns.names:
             yield from (bytes(tile) for tile in raw.data[column])
@@ -177,9 +188,3 @@ def _gzip_tiles(hdus: fits.HDUList, extension: str) -> Iterator[bytes]:
 
 def _inflates_beyond(tile: bytes, *, limit: int) -> bool:
     return bool(tile) and len(zlib.decompressobj(wbits=47).decompress(tile, limit + 1)) > limit
-
-
-def _found(hdus: fits.HDUList, extension: str, *, name: str) -> Any:
-    if extension not in hdus:
-        raise SpectraError(f"{name} must have an HDU {extension}, found none; it is of another kind or damaged: leave it out")
-    return hdus[extension]

@@ -29,8 +29,14 @@ class Extent:
     """Where one HDU's header lies and how many bytes of data it declares."""
 
     start: int
-    header_bytes: int
+    header: bytes
+    """Its blocks, as stored."""
     data_bytes: int
+
+    @property
+    def header_bytes(self) -> int:
+        """Length of the header."""
+        return len(self.header)
 
     @property
     def end(self) -> int:
@@ -43,12 +49,12 @@ class Extent:
         return self.start + self.header_bytes + math.ceil(self.data_bytes / BLOCK) * BLOCK
 
 
-def check(stream: BinaryIO, *, size: int, name: str) -> None:
-    """Walk the headers of ``stream`` (``size`` bytes, called ``name`` in messages) and leave it at its start.
+def check(stream: BinaryIO, *, size: int, name: str) -> list[Extent]:
+    """Walk the headers of ``stream`` (``size`` bytes, called ``name`` in messages), leave it at its start, and return where the HDUs are.
 
     Raises SpectraError when it is not FITS, is truncated, or declares more than it has.
     """
-    start = 0
+    start, found = 0, []
     for number in range(_MAX_HDUS):
         extent = _extent(stream, start=start, number=number, name=name)
         if extent.end > size:
@@ -56,16 +62,17 @@ def check(stream: BinaryIO, *, size: int, name: str) -> None:
                 f"{name} must hold all it declares, but HDU {number} declares data up to byte {extent.end} and the file has {size}; "
                 "it is truncated or damaged: fetch it again"
             )
+        found.append(extent)
         start = extent.next_start
         if start >= size:
             stream.seek(0)
-            return
+            return found
     raise SpectraError(f"{name} must have at most {_MAX_HDUS} HDUs, found more; it is no file of spectra: leave it out")
 
 
 def _extent(stream: BinaryIO, *, start: int, number: int, name: str) -> Extent:
     header = _header(stream, start=start, number=number, name=name)
-    return Extent(start=start, header_bytes=len(header), data_bytes=_data_bytes(header, number=number, name=name))
+    return Extent(start=start, header=header, data_bytes=_data_bytes(header, number=number, name=name))
 
 
 def _header(stream: BinaryIO, *, start: int, number: int, name: str) -> bytes:

@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from spectra import catalogues, desi, fitsfile, sdss
 from spectra import metadata as meta
 from spectra.batch import RefusedFile, SpectrumBatch, concatenate, empty
 from spectra.errors import SpectraError
+from spectra.hdus import Hdus
 from spectra.tables import MAX_ROWS
 
 _REDSHIFT_PREFIXES: Final = ("redrock-", "zbest-")
@@ -158,7 +158,7 @@ def _read_local(path: Path, *, name: str) -> SpectrumBatch:
         return file.spectra(0, file.rows)
 
 
-def _desi(hdus: fits.HDUList, path: Path, *, most: int, name: str) -> desi.DesiFile:
+def _desi(hdus: Hdus, path: Path, *, most: int, name: str) -> desi.DesiFile:
     """Return the open DESI file with what the catalogues beside it know."""
     file = desi.DesiFile(hdus, name=name, most=most)
     for prefixes, join in ((_REDSHIFT_PREFIXES, catalogues.redshifts), (_TRUTH_PREFIXES, catalogues.truth)):
@@ -177,10 +177,10 @@ def _joined(path: Path, prefixes: tuple[str, ...], join: Join, targetid: NDArray
     return {}
 
 
-def _read_other(hdus: fits.HDUList, *, name: str) -> SpectrumBatch:
+def _read_other(hdus: Hdus, *, name: str) -> SpectrumBatch:
     if sdss.matches(hdus):
         return sdss.read(hdus, name=name)
-    found = ", ".join(hdu.name or "unnamed" for hdu in hdus[:8])
+    found = ", ".join(hdu or "unnamed" for hdu in hdus.names[:8])
     raise SpectraError(
         f"{name} must be a DESI coadd or spectra file or an SDSS spec file, found HDUs {found}; give spectra, not catalogues"
     )

@@ -8,7 +8,6 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from spectra import metadata as meta
@@ -17,6 +16,7 @@ from spectra.arms import snr
 from spectra.batch import SpectrumBatch, empty
 from spectra.errors import SpectraError
 from spectra.grid import NODATA, WAVELENGTH
+from spectra.hdus import Hdu, Hdus
 from spectra.metadata import magnitude
 from spectra.resampling import edges, resample
 from spectra.tables import Table
@@ -29,18 +29,18 @@ _GRID_EDGES: Final = edges(WAVELENGTH)
 _MJD_ZERO: Final = date(1858, 11, 17)
 
 
-def matches(hdus: fits.HDUList) -> bool:
+def matches(hdus: Hdus) -> bool:
     """Say whether HDU 1 is a table with flux over log-wavelength."""
-    if len(hdus) <= _SPECTRUM or not isinstance(hdus[_SPECTRUM], fits.BinTableHDU):
+    if len(hdus) <= _SPECTRUM or not hdus[_SPECTRUM].is_table:
         return False
-    return {"FLUX", "LOGLAM", "IVAR"} <= {column.upper() for column in hdus[_SPECTRUM].columns.names}
+    return {"FLUX", "LOGLAM", "IVAR"} <= {column.upper() for column in hdus[_SPECTRUM].columns}
 
 
-def read(hdus: fits.HDUList, *, name: str) -> SpectrumBatch:
+def read(hdus: Hdus, *, name: str) -> SpectrumBatch:
     """Return the one spectrum of an open SDSS file, or none and its refusal. Raises SpectraError when the file is not as documented."""
     loglam, flux, ivar = _spectrum(hdus, name=name)
     row = Table(hdus[_CATALOGUE], name=name) if len(hdus) > _CATALOGUE else None
-    facts = _facts(row if row is not None and row.rows else None, hdus[0].header)
+    facts = _facts(row if row is not None and row.rows else None, hdus[0])
     broken = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar >= 0))
     flux, ivar = np.where(broken, 0, flux), np.where(broken, 0, ivar)
     new_flux, new_ivar = (values.astype(np.float32)[None] for values in resample(10 ** edges(loglam), flux, ivar, new_edges=_GRID_EDGES))
@@ -68,7 +68,7 @@ def _reason(broken: NDArray[np.bool_], ivar: NDArray[np.float32]) -> str:
     return "" if ivar.any() else "a spectrum must have a usable pixel on 3600 to 9824 Å, but its inverse variance is 0 everywhere there"
 
 
-def _spectrum(hdus: fits.HDUList, *, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _spectrum(hdus: Hdus, *, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     table = Table(hdus[_SPECTRUM], name=name)
     if not 2 <= table.rows <= _MAX_PIXELS:
         raise SpectraError(f"{name} must have 2 to {_MAX_PIXELS} pixels, found {table.rows}; it is no SDSS spectrum: leave it out")
@@ -78,7 +78,7 @@ def _spectrum(hdus: fits.HDUList, *, name: str) -> tuple[NDArray[np.float64], ND
     return loglam, table.floats("flux"), table.floats("ivar")
 
 
-def _facts(row: Table | None, header: fits.Header) -> dict[str, Any]:
+def _facts(row: Table | None, header: Hdu) -> dict[str, Any]:
     """Return the metadata of the object; a file without a catalogue row has what its header says."""
     plate, mjd, fiber = (_integer(row, header, *names) for names in (("PLATE", "PLATEID"), ("MJD", "MJD"), ("FIBERID", "FIBERID")))
     facts = {"targetid": _targetid(row, plate=plate, mjd=mjd, fiber=fiber), "survey": "sdss", "fiber": fiber, "night": _night(mjd)}
@@ -98,7 +98,7 @@ def _facts(row: Table | None, header: fits.Header) -> dict[str, Any]:
     }
 
 
-def _integer(row: Table | None, header: fits.Header, column: str, keyword: str) -> int:
+def _integer(row: Table | None, header: Hdu, column: str, keyword: str) -> int:
     if row is not None and column in row:
         return int(row.integers(column)[0])
     value = header.get(keyword)

@@ -3,10 +3,10 @@
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from spectra.errors import SpectraError
+from spectra.hdus import Hdu, Hdus
 
 MAX_ROWS: Final = 20_000
 """Spectra of one file that is read as a whole: 20,000 take 1.9 GB. A DESI coadd has about 500, the fullest spectra file some thousands."""
@@ -22,15 +22,18 @@ class Table:
 
     rows: int
 
-    def __init__(self, hdu: Any, *, name: str) -> None:
+    def __init__(self, hdu: Hdu, *, name: str) -> None:
         """Take the table ``hdu`` of the file ``name``. Raises SpectraError when it is no table, or too large for memory."""
-        if not isinstance(hdu, fits.BinTableHDU):
-            raise SpectraError(f"{name} must have a binary table in {hdu.name}, found {type(hdu).__name__}; it is of another kind")
-        if hdu.size > _MAX_TABLE_BYTES:
-            raise SpectraError(f"{name} must have a table below {_MAX_TABLE_BYTES} bytes in {hdu.name}, found {hdu.size}; leave it out")
+        if not hdu.is_table:
+            found = type(hdu.whole).__name__
+            raise SpectraError(f"{name} must have a binary table in {hdu.name}, found {found}; it is of another kind")
+        if hdu.data_bytes > _MAX_TABLE_BYTES:
+            raise SpectraError(
+                f"{name} must have a table below {_MAX_TABLE_BYTES} bytes in {hdu.name}, found {hdu.data_bytes}; leave it out"
+            )
         self._hdu, self._name = hdu, name
-        self._columns = {column.upper(): at for at, column in enumerate(hdu.columns.names)}
-        self.rows = int(hdu.header["NAXIS2"])
+        self._columns = {column.upper(): at for at, column in enumerate(hdu.columns)}
+        self.rows = hdu.rows
 
     def __contains__(self, column: str) -> bool:
         """Say whether the table has ``column``."""
@@ -42,7 +45,7 @@ class Table:
 
     def raw(self, column: str) -> NDArray[Any]:
         """Return a column as stored: any type, any shape per row. Raises KeyError when it is missing."""
-        return np.asarray(self._hdu.data.field(self._columns[column.upper()]))
+        return self._hdu.column(self._columns[column.upper()])
 
     def targetids(self) -> NDArray[np.int64]:
         """Return TARGETID as int64. Raises SpectraError when it is missing or was stored as anything but integers."""
@@ -80,7 +83,7 @@ class Table:
         return values if values is not None and values.ndim == 1 and values.dtype.kind in "iufb" else None
 
 
-def spectra_table(hdus: fits.HDUList, extension: str, *, most: int, name: str) -> Table:
+def spectra_table(hdus: Hdus, extension: str, *, most: int, name: str) -> Table:
     """Return the table that lists one spectrum a row. Raises SpectraError when it lists more than ``most``."""
     table = Table(hdus[extension], name=name)
     if table.rows > most:
