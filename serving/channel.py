@@ -52,6 +52,15 @@ class Channel:
         self.descriptors = [number for level, kind, value in extra for number in _numbers(level, kind, value)]
         return orjson.loads(data)
 
+    def is_over(self) -> bool:
+        """Return whether the other end is gone; takes no message away."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def wait(self, seconds: float | None) -> None:
         """Let :meth:`receive` block for ``seconds`` at most (then TimeoutError), forever with None; 0 never blocks."""
         self._socket.settimeout(seconds)

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -42,6 +43,7 @@ _NEEDED = (
     "torch.fx.experimental.validator",
     "torch._inductor.sizevars",
 )
+_LOOK_SECONDS = 0.5
 Opened = tuple["Runner", str]
 """An open model, and a note that is empty unless it is not run as asked."""
 
@@ -83,13 +85,34 @@ def run(descriptor: int, *, standby: bool = False) -> None:
         signal.signal(name, signal.SIG_IGN)
     channel = Channel.inherited(descriptor)
     if standby:
-        warm()
+        with _ending_with(channel):
+            warm()
     message = channel.receive()
     if message is None:
         return
     with contextlib.closing(_Nursery(channel)) as nursery:
-        nursery.open(Order(**message["open"]))
+        with _ending_with(channel):
+            nursery.open(Order(**message["open"]))
         nursery.loop()
+
+
+@contextlib.contextmanager
+def _ending_with(channel: Channel) -> Iterator[None]:
+    """End this process when the other end goes, even in the middle of seconds of imports; the thread that looks is gone before any fork."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            if channel.is_over():
+                os._exit(1)
+
+    thread = threading.Thread(target=look, name="nursery-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def warm() -> None:
