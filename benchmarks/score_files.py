@@ -4,7 +4,8 @@
 
 The limit is the model itself: the same backend in as many processes, each with its share of the same spectra already in memory and
 nothing else to do. Both are measured in turns in the same run with a warm cache, and the ratio is taken round by round, so that it means
-something on a busy machine. Without --handoff the reference model is trained for one epoch: what it learned does not change what it costs.
+something on a busy machine. On one so busy that it does not, the processor time of both still does.
+Without --handoff the reference model is trained for one epoch: what it learned does not change what it costs.
 Starting the processes happens once, however many files follow: it is shown on its own and not counted.
 The result goes to benchmarks/results/score_files.json.
 """
@@ -117,15 +118,18 @@ class Limit:
         ]
         self.rows = sum(int(_line(process)) for process in self._processes)
 
-    def __call__(self) -> float:
-        """Run over all spectra; return the spectra a second of all processes while all of them work, added up."""
-        started = time.perf_counter()
+    def __call__(self) -> tuple[float, float]:
+        """Run over all spectra; return the spectra a second of all processes together, and the processor seconds they took."""
+        started, worked = time.perf_counter(), self._worked()
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
         counts = [int(_line(process)) for process in self._processes]
-        return sum(counts) / (time.perf_counter() - started)
+        return sum(counts) / (time.perf_counter() - started), self._worked() - worked
+
+    def _worked(self) -> float:
+        return sum(_processor_seconds(psutil.Process(process.pid)) for process in self._processes)
 
     def close(self) -> None:
         """End them."""
@@ -160,14 +164,22 @@ class Watched:
         """Begin the clock."""
         self.began, self.ready = time.perf_counter(), 0.0
         self.peak = 0
+        self.worked: list[float] = []
+        """Processor seconds of this process and its workers, when they were ready and when the last file was done."""
 
     def __call__(self, done: int, total: int, rows: int) -> None:
         """Hear how far the run is."""
         self.ready = self.ready or time.perf_counter()
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):
-                if "models.scoring_worker" in child.cmdline():
-                    self.peak = max(self.peak, child.memory_info().rss)
+        if done not in (0, total):
+            return
+        workers = [child for child in psutil.Process().children() if "models.scoring_worker" in child.cmdline()]
+        self.worked.append(sum(map(_processor_seconds, [psutil.Process(), *workers])))
+        self.peak = max(self.peak, *(child.memory_info().rss for child in workers))
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _measure(
@@ -177,7 +189,7 @@ def _measure(
     rounds: list[dict[str, float]] = []
     done: Scored | None = None
     for turn in range(options.repeats + 1):
-        before = limit()
+        before, worked_before = limit()
         watched = Watched()
         done = score_files(
             papers,
@@ -190,7 +202,7 @@ def _measure(
             progress=watched,
         )
         ended = time.perf_counter()
-        after = limit()
+        after, worked_after = limit()
         assert (done.rows, done.backend) == (limit.rows, options.backend), done
         if turn:  # the first turn warms the cache
             figures = {
@@ -198,6 +210,8 @@ def _measure(
                 "files": done.rows / (ended - watched.ready),
                 "start_seconds": watched.ready - watched.began,
             }
+            figures["limit_cpu_us"] = (worked_before + worked_after) / 2 / limit.rows * 1e6
+            figures["files_cpu_us"] = (watched.worked[-1] - watched.worked[0]) / limit.rows * 1e6
             rounds.append({**figures, "worker_mib": watched.peak / 2**20, "load": os.getloadavg()[0]})
             print(
                 {name: round(value, 2) for name, value in rounds[-1].items()},
@@ -205,6 +219,7 @@ def _measure(
                 flush=True,
             )
     limit.close()
+    by_processor_time = [figures["limit_cpu_us"] / figures["files_cpu_us"] for figures in rounds]
     ratios = [figures["files"] / figures["limit"] for figures in rounds]
     read = [_read_seconds(files) for _ in range(3)]
     middle = {name: round(statistics.median(figures[name] for figures in rounds), 2) for name in rounds[0]}
@@ -212,6 +227,7 @@ def _measure(
         "spectra": limit.rows,
         "workers": cores(),
         "median": {**middle, "reading_cpu_microseconds_a_spectrum": round(statistics.median(read) / limit.rows * 1e6)},
+        "ratio_by_processor_time": round(statistics.median(by_processor_time), 3),
         "ratio_files_to_limit": round(statistics.median(ratios), 3),
         "ratio_by_round": [round(ratio, 3) for ratio in ratios],
     }

@@ -19,7 +19,8 @@ BATCH = 64
 """Spectra a call: beyond this a call on one core gains nothing."""
 
 _PIXELS = len(spectra.WAVELENGTH)
-_KEPT = ("targetid", "survey", "program", "spectype", "z", "zwarn", "snr", "petal", "fiber", "night", "source_file")
+KEPT = ("targetid", "survey", "program", "spectype", "z", "zwarn", "snr", "petal", "fiber", "night", "source_file")
+"""What of a spectrum's metadata is in the table."""
 _OURS = ("flagged", "predicted_class", "model_version")
 SIDE = pa.schema([("source_file", pa.string()), ("row", pa.int64()), ("targetid", pa.int64()), ("reason", pa.string())])
 """The side table: row -1 stands for the whole file, or for the rows that the reason names."""
@@ -60,7 +61,7 @@ def columns(outputs: Sequence[OutputSpec]) -> list[str]:
 
 def scores(papers: HandOff, metadata: pd.DataFrame, outputs: dict[str, Array], *, version: str) -> pd.DataFrame:
     """Return one row per spectrum: what is known of it, what the model answered, and what follows from the answer."""
-    kept = metadata[[column for column in _KEPT if column in metadata]].reset_index(drop=True)
+    kept = metadata[[column for column in KEPT if column in metadata]].reset_index(drop=True)
     answers = summarise({}, outputs)
     taken = {*kept.columns, *_OURS}
     named = answers.rename(columns=lambda column: f"output_{column}" if column in taken else column)

@@ -27,12 +27,14 @@ from models.scoring_worker import Post, Source, Unit
 from spectra.errors import SpectraError
 from spectra.reading import Store
 
+_AHEAD = 6
+"""Files a worker that are brought near before their turn."""
 UNIT_ROWS = 2048
 """Rows of a file that are one unit of work: a second or two, and what a kill costs at most."""
 
-_SMALL_BYTES = 2 << 20
+_GROUP_BYTES = 160 << 20
 _GROUP = 32
-"""Files smaller than :data:`_SMALL_BYTES`, such as SDSS files of one spectrum, that are one unit together."""
+"""Files that are one unit together, as long as they have :data:`_GROUP_BYTES` at most: some DESI files, or SDSS files of one spectrum each."""
 
 Progress = Callable[[int, int, int], None]
 """Is told (files done, files in all, spectra scored)."""
@@ -101,7 +103,7 @@ def score_files(
     with (
         Parts(out) as parts,
         Crew(post, size=workers or cores(), folder=parts.folder) as crew,
-        Sources(store, ahead=2 * crew.size + _GROUP) as sources,
+        Sources(store, ahead=_AHEAD * crew.size) as sources,
     ):
         maker = f"{papers.digest}:{version}:{crew.backend}:{backend_digest if crew.backend == backend else None}"
         # before reading: a file that changes meanwhile is scored again next time
@@ -161,16 +163,19 @@ class _Run:
 
     def _plan(self) -> None:
         """Turn files into units as far as workers will soon want some."""
-        self._sources.expect([file for file, _ in zip(self._files, range(2 * self._crew.size + _GROUP), strict=False)])
+        self._sources.expect([file for file, _ in zip(self._files, range(_AHEAD * self._crew.size), strict=False)])
         while self._files and len(self._units) < 3 * self._crew.size and self._failure is None and self._sources.ready(self._files[0]):
             ready = self._next()
             if ready:
                 self._units.extend(self._as_units(ready))
 
     def _next(self) -> list[Source]:
-        """Take the next file, or the next small ones together; none when they are refused or the store does not answer."""
+        """Take the next file, or the next few together; none when they are refused or the store does not answer."""
         taken: list[Source] = []
-        while self._files and len(taken) < _GROUP and self._sources.ready(self._files[0]):
+        size = 0
+        # near the end groups are small: nobody shall wait for one who has many files left
+        most = max(1, min(_GROUP, len(self._files) // (2 * self._crew.size)))
+        while self._files and len(taken) < most and self._sources.ready(self._files[0]):
             file = self._files[0]
             try:
                 path = self._sources.path(file)
@@ -181,12 +186,13 @@ class _Run:
             except TransientError as error:
                 self._failure = error
                 break
-            small = _bytes(path) < _SMALL_BYTES and self.keys[file] not in self.found
-            if taken and not small:
+            size += _bytes(path)
+            alone = size > _GROUP_BYTES or file.endswith(".gz") or self.keys[file] in self.found
+            if taken and alone:
                 break
             taken.append(Source(name=file, path=str(path), key=self.keys[file]))
             self._files.popleft()
-            if not small:
+            if alone:
                 break
         return taken
 

@@ -28,7 +28,7 @@ from models.backends import EAGER, BackendUnavailable, Runner, open_backend
 from models.errors import HandOffError, ProgramError
 from models.handoff_folder import load
 from models.scored_parts import Piece, write_part
-from models.scored_table import BATCH, Refusal, require_spectra, score_batch, scores, scores_schema, side_table
+from models.scored_table import BATCH, KEPT, Refusal, require_spectra, score_batch, scores, scores_schema, side_table
 from models.tensors import Array
 
 _PIECE = 4 * BATCH
@@ -137,7 +137,7 @@ class Desk:
         refused: list[Refusal] = []
         total = unit.total
         try:
-            for batch, total in spectra.pieces(source.path, size=_PIECE, first=unit.first, stop=unit.stop, name=source.name):
+            for batch, total in spectra.pieces(source.path, size=_PIECE, first=unit.first, stop=unit.stop, name=source.name, wanted=KEPT):
                 tell(total)
                 if len(batch):
                     answers.append((batch.metadata, score_batch(self.runner, batch)))

@@ -4,6 +4,7 @@ A spectra file has one row per exposure and stays so: a target observed three ti
 TARGETID. A coadd has one row per target; a second row of a target is refused.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,11 @@ def read(hdus: Hdus, *, name: str) -> SpectrumBatch:
 class DesiFile:
     """An open DESI file: its tables are read, the pixels of any of its rows when they are asked for."""
 
-    def __init__(self, hdus: Hdus, *, name: str, most: int) -> None:
-        """Read and check all but the pixels. Raises SpectraError when the file is not as documented or lists more than ``most`` spectra."""
+    def __init__(self, hdus: Hdus, *, name: str, most: int, wanted: Collection[str] = meta.COLUMNS) -> None:
+        """Read and check all but the pixels; the metadata gets the columns ``wanted``.
+
+        Raises SpectraError when the file is not as documented or lists more than ``most`` spectra.
+        """
         fibers = spectra_table(hdus, "FIBERMAP", most=most, name=name)
         self.rows = fibers.rows
         self.targetid = fibers.targetids()
@@ -45,7 +49,8 @@ class DesiFile:
         self._name = name
         self._reasons = _fiber_reasons(fibers, self.targetid)
         self._images = {arm.name: _images(hdus, arm, rows=fibers.rows, name=name) for arm in ARMS}
-        self.metadata = meta.table(fibers.rows, {**fibermap.columns(hdus, fibers, self.targetid, name=name), "source_file": name})
+        known = {**fibermap.columns(hdus, fibers, self.targetid, name=name), "source_file": name}
+        self.metadata = meta.table(fibers.rows, known, wanted=wanted)
         """One row for every row of the file; what catalogues know may be put in before spectra are read."""
 
     def spectra(self, start: int, stop: int) -> SpectrumBatch:
@@ -123,7 +128,7 @@ def _without_broken(
     batch: SpectrumBatch, broken: NDArray[np.int64], *, numbers: NDArray[np.intp], refused: list[Any], name: str
 ) -> SpectrumBatch:
     """Return the batch without the rows whose pixels make no spectrum, with S/N and masked fraction filled in."""
-    usable = np.count_nonzero(batch.ivar, axis=1)
+    usable = np.count_nonzero(batch.ivar > 0, axis=1)  # of booleans: ten times as fast
     batch.metadata["masked_fraction"] = 1 - usable / batch.flux.shape[1]
     batch.metadata["snr"] = snr(batch.flux, batch.ivar)
     reasons = refusals.by_pixels(broken, usable)

@@ -3,7 +3,7 @@
 A column that a file lacks is there with its missing value, so that nothing downstream asks whether a column exists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -44,21 +44,21 @@ COLUMNS: Final = tuple(_MISSING)
 """Names of the metadata columns, in order."""
 
 
-def table(rows: int, values: Mapping[str, Any]) -> pd.DataFrame:
+def table(rows: int, values: Mapping[str, Any], *, wanted: Collection[str] = COLUMNS) -> pd.DataFrame:
     """Return the metadata of ``rows`` spectra: ``values`` (a scalar or one value per row) where given, the missing value elsewhere.
 
-    Raises KeyError for a column that is not in :data:`COLUMNS`.
+    Only the columns ``wanted`` are made: each costs a tenth of a millisecond, whatever it holds. Raises KeyError for a column that is not in :data:`COLUMNS`.
     """
     if unknown := set(values) - set(COLUMNS):
         raise KeyError(f"not metadata columns: {sorted(unknown)}")
     index = pd.RangeIndex(rows)
-    columns = {name: _series(values.get(name, missing), dtype, index) for name, (dtype, missing) in _MISSING.items()}
+    columns = {name: _series(values.get(name, missing), dtype, index) for name, (dtype, missing) in _MISSING.items() if name in wanted}
     return pd.DataFrame(columns, index=index)
 
 
 def filled(frame: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
-    """Return ``frame`` with the columns of ``values`` (one value per row) put in, in the types of this table."""
-    series = {name: _series(column, _MISSING[name][0], pd.RangeIndex(len(frame))) for name, column in values.items()}
+    """Return ``frame`` with those columns of ``values`` (one value per row) put in that it has, in the types of this table."""
+    series = {name: _series(column, _MISSING[name][0], pd.RangeIndex(len(frame))) for name, column in values.items() if name in frame}
     return frame.assign(**series)
 
 

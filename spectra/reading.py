@@ -1,7 +1,7 @@
 """From a path or URI to spectra: what kind of file it is, which files belong beside it, and what to do with a bad one."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
@@ -24,6 +24,11 @@ _MAX_ROWS_IN_PIECES: Final = 1_000_000
 """Spectra of a file that is read piece by piece: only its tables are in memory as a whole, some hundred bytes a row."""
 
 Join = Callable[..., dict[str, Any]]
+_CATALOGUES: Final[tuple[tuple[tuple[str, ...], Join, frozenset[str]], ...]] = (
+    (_REDSHIFT_PREFIXES, catalogues.redshifts, frozenset({"z", "zerr", "zwarn", "deltachi2", "spectype", "subtype"})),
+    (_TRUTH_PREFIXES, catalogues.truth, frozenset({"true_spectype", "true_z", "anomaly", "has_truth"})),
+)
+"""What may lie beside a DESI file, and the columns it fills."""
 
 
 class Store(Protocol):
@@ -70,12 +75,19 @@ def fetched(uri: str, folder: Path, *, store: Store | None) -> Path:
 
 
 def pieces(
-    path: str | Path, *, size: int, first: int = 0, stop: int | None = None, name: str | None = None
+    path: str | Path,
+    *,
+    size: int,
+    first: int = 0,
+    stop: int | None = None,
+    name: str | None = None,
+    wanted: Collection[str] = meta.COLUMNS,
 ) -> Iterator[tuple[SpectrumBatch, int]]:
     """Yield the spectra of a local file (called ``name`` in what they say of their origin), at most ``size`` of its rows at a time.
 
     Only the rows from ``first`` to before ``stop`` (None: the end) are read, each piece when it is asked for, so that memory is bounded
-    whatever the file holds; with each comes the number of the file's rows. A file that is no DESI file is one piece.
+    whatever the file holds; with each comes the number of the file's rows. Of the metadata only the
+    columns ``wanted`` are sure to be there; what would fill none of them is not looked for. A file that is no DESI file is one piece.
     Raises SpectraError when the file cannot be used.
     """
     called = name or str(path)
@@ -83,7 +95,7 @@ def pieces(
         if not desi.matches(hdus):
             yield _read_other(hdus, name=called), 1
             return
-        file = _desi(hdus, Path(path), most=_MAX_ROWS_IN_PIECES, name=called)
+        file = _desi(hdus, Path(path), most=_MAX_ROWS_IN_PIECES, name=called, wanted=wanted)
         end = file.rows if stop is None else min(stop, file.rows)
         for start in range(first, end, size):
             yield file.spectra(start, min(start + size, end)), file.rows
@@ -158,10 +170,12 @@ def _read_local(path: Path, *, name: str) -> SpectrumBatch:
         return file.spectra(0, file.rows)
 
 
-def _desi(hdus: Hdus, path: Path, *, most: int, name: str) -> desi.DesiFile:
+def _desi(hdus: Hdus, path: Path, *, most: int, name: str, wanted: Collection[str] = meta.COLUMNS) -> desi.DesiFile:
     """Return the open DESI file with what the catalogues beside it know."""
-    file = desi.DesiFile(hdus, name=name, most=most)
-    for prefixes, join in ((_REDSHIFT_PREFIXES, catalogues.redshifts), (_TRUTH_PREFIXES, catalogues.truth)):
+    file = desi.DesiFile(hdus, name=name, most=most, wanted=wanted)
+    for prefixes, join, filled in _CATALOGUES:
+        if not filled & set(wanted):
+            continue
         file.metadata = meta.filled(file.metadata, _joined(path, prefixes, join, file.targetid, name=name))
     return file
 

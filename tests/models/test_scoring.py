@@ -195,7 +195,7 @@ def test_a_run_scores_every_file_once_in_order_and_tells_how_far_it_is(
 ) -> None:
     # Given a bad file among good ones, one given twice, and one of so many rows that it is several units
     monkeypatch.setattr(scoring, "UNIT_ROWS", 100)
-    monkeypatch.setattr(scoring, "_SMALL_BYTES", 2_000_000)
+    monkeypatch.setattr(scoring, "_GROUP_BYTES", 2_000_000)
     large = str(write_coadd(tmp_path / "coadd-large.fits", rows=330, seed=8, bad=1))
     (tmp_path / "coadd-bad.fits").write_bytes(b"not FITS")
     given = [files[0], str(tmp_path / "coadd-bad.fits"), large, *files]
