@@ -62,7 +62,7 @@ bench: setup
 lock:
 	@echo '# Every dependency, tested as a whole. Made by `make lock` from pyproject.toml; install with pip.' > requirements.lock
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --quiet --output-file .lock.tmp
-	@grep -vE '^(nvidia-|cuda-|triton)' .lock.tmp >> requirements.lock && rm .lock.tmp
+	@grep -vE '^(nvidia-|cuda-|triton==)' .lock.tmp >> requirements.lock && rm .lock.tmp
 
 clean-state:
 	@rm -rf "$${FIRSTLIGHT_STATE_DIR:-.firstlight}"

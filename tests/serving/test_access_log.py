@@ -56,7 +56,7 @@ def test_a_line_says_who_asked_what_and_what_came_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["path", "request_id", "model", "version"])
-@pytest.mark.parametrize("secret", [access_keys.make().text, TOKEN])
+@pytest.mark.parametrize("secret", [access_keys.make().text, TOKEN], ids=["key", "token"])
 def test_a_secret_that_a_caller_put_where_none_belongs_is_not_written(tmp_path, place, secret):
     with AccessLog(tmp_path / "access.log") as log:
         log.write(request(**{place: f"/v2/{secret}/x"}))
