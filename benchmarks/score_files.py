@@ -33,6 +33,7 @@ from models.handoff import HandOff
 from models.hardware import fingerprint
 from models.scored_table import BATCH, columns
 from models.scoring import Scored, cores, score_files
+from models.scoring_crew import ENVIRONMENT
 from models.training import Recipe, train
 from spectra.sky import SkyRecipe, write_sky
 
@@ -139,7 +140,7 @@ class Limit:
 @contextlib.contextmanager
 def _computing(facts: dict[str, Any]) -> Iterator["subprocess.Popen[str]"]:
     asked = [sys.executable, __file__, "--limit", json.dumps(facts)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **ENVIRONMENT}
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
         yield process
         assert process.stdin is not None

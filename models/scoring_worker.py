@@ -137,7 +137,8 @@ class Desk:
         refused: list[Refusal] = []
         total = unit.total
         try:
-            for batch, total in spectra.pieces(source.path, size=_PIECE, first=unit.first, stop=unit.stop, name=source.name, wanted=KEPT):
+            rows = spectra.pieces(source.path, size=_PIECE, first=unit.first, stop=unit.stop, name=source.name, wanted=KEPT, masks=False)
+            for batch, total in rows:
                 tell(total)
                 if len(batch):
                     answers.append((batch.metadata, score_batch(self.runner, batch)))

@@ -54,27 +54,28 @@ class Combined:
     """(n,) arm pixels whose flux or ivar was not finite or whose ivar was negative; they have ivar 0 here."""
 
 
-def combine(arms: Mapping[str, ArmSpectra], *, keep: NDArray[np.intp] | None = None) -> Combined:
+def combine(arms: Mapping[str, ArmSpectra], *, keep: NDArray[np.intp] | None = None, masks: bool = True) -> Combined:
     """Combine the arms named as in :data:`spectra.grid.ARMS`, each (n, arm pixels), into (n, 7781).
 
-    ``keep`` names the rows that are wanted, rising; None is all.
+    ``keep`` names the rows that are wanted, rising; None is all. Without ``masks`` masked pixels lose their weight all the same, but the
+    mask that is returned is 0 everywhere, and costs nothing.
     """
     chosen = np.arange(len(next(iter(arms.values())).flux)) if keep is None else keep
     rows = len(chosen)
     whole = Combined(
         flux=np.empty((rows, PIXELS), np.float32),
         ivar=np.empty((rows, PIXELS), np.float32),
-        mask=np.empty((rows, PIXELS), np.uint32),
+        mask=np.empty((rows, PIXELS), np.uint32) if masks else np.broadcast_to(np.uint32(0), (rows, PIXELS)),
         broken=np.zeros(rows, np.int64),
     )
     for start in range(0, rows, _BLOCK):
-        _combine_block(arms, whole, slice(start, start + _BLOCK), chosen[start : start + _BLOCK])
+        _combine_block(arms, whole, slice(start, start + _BLOCK), chosen[start : start + _BLOCK], masks=masks)
     return whole
 
 
-def _combine_block(arms: Mapping[str, ArmSpectra], whole: Combined, rows: slice, chosen: NDArray[np.intp]) -> None:
+def _combine_block(arms: Mapping[str, ArmSpectra], whole: Combined, rows: slice, chosen: NDArray[np.intp], *, masks: bool) -> None:
     """Combine the rows ``chosen`` into the ``rows`` of the result."""
-    flux, ivar, mask = whole.flux[rows], whole.ivar[rows], whole.mask[rows]
+    flux, ivar, mask = whole.flux[rows], whole.ivar[rows], whole.mask[rows] if masks else None
     done = 0
     for arm in ARMS:
         stored = arms[arm.name]
@@ -84,7 +85,8 @@ def _combine_block(arms: Mapping[str, ArmSpectra], whole: Combined, rows: slice,
         _accumulate(flux, ivar, mask, arm=arm, clean=clean, shared=max(done - arm.start, 0))
         whole.broken[rows] += clean.broken
         done = arm.start + arm.size
-    np.multiply(mask, ivar == 0, out=mask)  # half the time of an assignment through an index
+    if mask is not None:
+        np.multiply(mask, ivar == 0, out=mask)  # half the time of an assignment through an index
 
 
 def _taken(stored: Stored, chosen: NDArray[np.intp]) -> NDArray[Any]:
@@ -109,11 +111,13 @@ def _clean(stored_flux: NDArray[Any], stored_ivar: NDArray[Any], stored_mask: ND
 
 
 def _accumulate(
-    flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.uint32], *, arm: Arm, clean: Combined, shared: int
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.uint32] | None, *, arm: Arm, clean: Combined, shared: int
 ) -> None:
     """Put one arm in: its first ``shared`` pixels are weighted into what the bluer arm left there, the rest is copied."""
     fresh = slice(arm.start + shared, arm.start + arm.size)
-    flux[:, fresh], ivar[:, fresh], mask[:, fresh] = clean.flux[:, shared:], clean.ivar[:, shared:], clean.mask[:, shared:]
+    flux[:, fresh], ivar[:, fresh] = clean.flux[:, shared:], clean.ivar[:, shared:]
+    if mask is not None:
+        mask[:, fresh] = clean.mask[:, shared:]
     if not shared:
         return
     seam = slice(arm.start, arm.start + shared)
@@ -122,7 +126,8 @@ def _accumulate(
     weighted = blue * flux[:, seam] + red * clean.flux[:, :shared]
     flux[:, seam] = np.divide(weighted, total, out=np.zeros_like(total), where=total > 0)
     ivar[:, seam] = np.minimum(total, _LARGEST)
-    mask[:, seam] |= clean.mask[:, :shared]
+    if mask is not None:
+        mask[:, seam] |= clean.mask[:, :shared]
 
 
 def snr(flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -53,14 +53,19 @@ class DesiFile:
         self.metadata = meta.table(fibers.rows, known, wanted=wanted)
         """One row for every row of the file; what catalogues know may be put in before spectra are read."""
 
-    def spectra(self, start: int, stop: int) -> SpectrumBatch:
-        """Return the usable spectra of the rows from ``start`` to before ``stop``, and those of them that are refused."""
+    def spectra(self, start: int, stop: int, *, masks: bool = True) -> SpectrumBatch:
+        """Return the usable spectra of the rows from ``start`` to before ``stop``, and those of them that are refused.
+
+        Without ``masks`` the mask of the batch is 0 everywhere; ivar is 0 where a pixel is not to be used, as ever.
+        """
         reasons, targetid = self._reasons[start:stop], self.targetid[start:stop]
         refused = refusals.rows(reasons, targetid=targetid, numbers=range(start, stop), name=self._name)
         keep = refusals.kept(reasons)
         if not len(keep):
             return empty(tuple(refused))
-        combined = combine({arm: _pixels(images, start, stop, name=self._name) for arm, images in self._images.items()}, keep=keep)
+        combined = combine(
+            {arm: _pixels(images, start, stop, name=self._name) for arm, images in self._images.items()}, keep=keep, masks=masks
+        )
         batch = SpectrumBatch(
             wavelength=WAVELENGTH,
             flux=combined.flux,

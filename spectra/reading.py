@@ -82,12 +82,14 @@ def pieces(
     stop: int | None = None,
     name: str | None = None,
     wanted: Collection[str] = meta.COLUMNS,
+    masks: bool = True,
 ) -> Iterator[tuple[SpectrumBatch, int]]:
     """Yield the spectra of a local file (called ``name`` in what they say of their origin), at most ``size`` of its rows at a time.
 
     Only the rows from ``first`` to before ``stop`` (None: the end) are read, each piece when it is asked for, so that memory is bounded
     whatever the file holds; with each comes the number of the file's rows. Of the metadata only the
-    columns ``wanted`` are sure to be there; what would fill none of them is not looked for. A file that is no DESI file is one piece.
+    columns ``wanted`` are sure to be there; what would fill none of them is not looked for. Without ``masks`` the masks are
+    0 everywhere, and only ivar says which pixels are to be used. A file that is no DESI file is one piece.
     Raises SpectraError when the file cannot be used.
     """
     called = name or str(path)
@@ -98,7 +100,7 @@ def pieces(
         file = _desi(hdus, Path(path), most=_MAX_ROWS_IN_PIECES, name=called, wanted=wanted)
         end = file.rows if stop is None else min(stop, file.rows)
         for start in range(first, end, size):
-            yield file.spectra(start, min(start + size, end)), file.rows
+            yield file.spectra(start, min(start + size, end), masks=masks), file.rows
         if first >= end:
             yield empty(), file.rows
 

@@ -3,7 +3,8 @@
 First a few callers ask all the time, and now and then others vanish, dawdle, send bombs and nonsense, and open a thousand connections. Then
 so many ask that the queue is never empty. Somebody who asks one right question after the other must be answered all the while (in the second
 part possibly by 503 with Retry-After). Every second the memory of each process is noted; the slope over the last half of the first part says
-whether it grows (the gateway remembers 100,000 attempts of a version: until then it grows by right). Figures, with the machine they belong to, go to benchmarks/results/soak.json, the chart to soak.svg.
+whether it grows. (The gateway remembers 100,000 attempts of a version: until then it grows by right.) Figures, with the machine they belong
+to, go to benchmarks/results/soak.json, the chart to soak.svg.
 
 ``--handoff`` names a model with its own inputs (the first rows of its golden vectors are asked); without it a small model is made.
 """

@@ -108,6 +108,17 @@ def test_a_file_without_masks_has_none():
     assert not combine(given).mask.any()
 
 
+def test_chosen_rows_and_no_masks_are_the_same_rows_of_the_whole():
+    given, keep = arms(rows=90), np.array([3, 4, 5, 40, 41, 88])
+    whole, some, unmasked = combine(given), combine(given, keep=keep), combine(given, keep=keep, masks=False)
+    for name in ("flux", "ivar", "mask", "broken"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[keep])
+    np.testing.assert_array_equal(unmasked.flux, some.flux)
+    np.testing.assert_array_equal(unmasked.ivar, some.ivar)
+    assert unmasked.mask.shape == some.mask.shape
+    assert not unmasked.mask.any()
+
+
 def test_the_stored_arrays_stay_as_they_were():
     given = arms(dtype="<f4")
     before = {name: (arm.flux.copy(), arm.ivar.copy(), arm.mask.copy()) for name, arm in given.items()}
