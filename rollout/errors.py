@@ -3,6 +3,7 @@
 firstlight.errors.RefusedError
 └── RolloutError              repeating it unchanged cannot succeed
     ├── BadTraffic            weights or versions that mean nothing
+    ├── BadEvidence           counts that contradict each other
     ├── StaleGeneration       somebody else changed the desired state since it was read
     ├── StaleChampion         somebody else moved the champion since it was read
     ├── ReleaseRunning        another release of this model is open in this environment
@@ -25,6 +26,10 @@ class RolloutError(RefusedError):
 
 class BadTraffic(RolloutError):
     """The traffic, desired or observed state contradicts itself."""
+
+
+class BadEvidence(RolloutError):
+    """What was counted of a canary contradicts itself."""
 
 
 class StaleGeneration(RolloutError):

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
 from rollout.errors import BadTraffic, RolloutError
+from rollout.policy import RolloutPolicy as RolloutPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +218,7 @@ class RolloutSpec:
     canary: str
     stable: str | None
     """The present champion; None at a model's first release."""
-    policy: "RolloutPolicy"
+    policy: RolloutPolicy
 
     def __post_init__(self) -> None:
         Traffic(stable=self.stable, canary=self.canary)  # the same rules hold: non-empty, and not the same
@@ -284,53 +283,3 @@ class RolloutStatus:
             raise RolloutError(
                 f"a stored rollout must be one that this firstlight knows, got {dict(form)!r} ({error}); begin again"
             ) from error
-
-
-class RolloutPolicy(BaseModel):
-    """How a canary is judged, from the environment's policy file. Frozen; unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    steps: tuple[int, ...] = (5, 25, 50, 100)
-    """Percent of requests on the canary, step by step: rising, from at least 1, and ending at 100, so that the canary has carried the
-    whole load
-    before it is champion."""
-    requests_per_step: int = Field(default=72, ge=1)
-    """Requests the canary must have answered in a step, and stable since the start, before anything passes. 72 is the fewest that can
-    bound a p95
-    from above, and show an error rate below 5 %, at 95 % confidence."""
-    step_deadline_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
-    """Seconds a step may take to be decided, and a canary to become ready. Then it is *cannot tell* and traffic goes back to stable.
-    Give a quiet
-    service hours: at 20 requests an hour and 5 % a step needs three days."""
-    lease_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """Seconds a canary stays out when nobody renews its lease: the longest a dead flow can leave it in traffic."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, allow_inf_nan=False)
-    """Two-sided confidence of every interval: each bound errs in at most (1 - confidence) / 2 of the looks."""
-    error_limit: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)
-    """Highest share of failed requests, 0..1; the upper bound of the canary's share must not exceed it."""
-    error_margin: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
-    """How much higher than stable's the canary's share of failed requests may be, as a difference of shares 0..1, before it is shown to
-    be worse."""
-    latency_quantile: float = Field(default=0.95, gt=0.5, lt=1, allow_inf_nan=False)
-    """Which quantile of the answer times is judged, 0..1. p95 is what a person notices; a p99 has no upper bound below 368 requests."""
-    latency_ratio_limit: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """Highest ratio canary : stable of that quantile, on the same machines. 2 leaves room for a service whose answers jitter."""
-    latency_limit_seconds: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """Highest value of that quantile, in seconds, where there is no stable version to compare with."""
-    quality_margin: float = Field(default=0.10, gt=0, lt=1, allow_inf_nan=False)
-    """How much lower than stable's the share of good answers may be, as a difference of shares 0..1."""
-    quality_minimum: float = Field(default=0.80, gt=0, lt=1, allow_inf_nan=False)
-    """Lowest share of good answers, 0..1, where there is no stable version to compare with; the lower bound must reach it."""
-    agreement_minimum: int = Field(default=20, ge=1)
-    """Answers that must have been compared with the evaluated ones in a step."""
-    disagreement_limit: int = Field(default=0, ge=0)
-    """How many answers may differ from the evaluated ones. 0: a model that answers otherwise in service than on the bench is not the one
-    that was judged."""
-
-    @field_validator("steps")
-    @classmethod
-    def _steps_rise_to_100(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
-        if not steps or steps[-1] != 100 or list(steps) != sorted(set(steps)) or steps[0] < 1:
-            raise ValueError(f"steps must rise from at least 1 to exactly 100 percent, got {steps!r}; for example [5, 25, 50, 100]")
-        return steps
