@@ -43,6 +43,7 @@ class _Streams:
     spoil: np.random.Generator
     noise: np.random.Generator
     fit: np.random.Generator
+    fault: np.random.Generator
 
 
 def take(recipe: SkyRecipe, program: str, index: int, n: int) -> Pointing:
@@ -58,13 +59,14 @@ def take(recipe: SkyRecipe, program: str, index: int, n: int) -> Pointing:
     arms = _observed(recipe, place, flux, sky, labels, streams)
     snr = median_snr(arms)[:n]
     fit = redshifts.fit(targets, snr, labels, _usable(arms)[:n], streams.fit)
+    fit = redshifts.mistaken_for_quasars(fit, snr, share=recipe.quasar_fault, rng=streams.fault)
     return Pointing(targets=targets, labels=labels, conditions=place, arms=arms, photometry=_photometry(flux), fit=fit)
 
 
 def _streams(recipe: SkyRecipe, program: str, index: int) -> _Streams:
     survey = int.from_bytes(recipe.survey.encode(), "big")
     root = np.random.SeedSequence([recipe.seed, recipe.night, survey, index, ("dark", "bright").index(program)])
-    return _Streams(**dict(zip(_Streams.__slots__, map(np.random.default_rng, root.spawn(6)), strict=True)))
+    return _Streams(**dict(zip(_Streams.__slots__, map(np.random.default_rng, root.spawn(len(_Streams.__slots__))), strict=True)))
 
 
 def median_snr(arms: dict[str, observing.ArmData]) -> Array:

@@ -43,6 +43,8 @@ class SkyRecipe:
     """Flux lost at 3600 Å (0 to 1), fading to none at 6000 Å, which the flux calibration did not notice: a drifted instrument."""
     noise_factor: float = 1.0
     """Noise and its reported sigma are this many times the usual: a worse night."""
+    quasar_fault: float = 0.0
+    """Share of the faint galaxies (S/N per pixel below 2) that the redshift fitter calls quasars without a warning (0 to 1): it ran with the wrong templates."""
     resolution: bool = False
     """Whether to write the X_RESOLUTION HDUs (four fifths of a file's size)."""
 
@@ -55,6 +57,7 @@ class SkyRecipe:
         _must(0 <= self.anomaly_share <= 1, "anomaly_share must lie in 0 to 1", self.anomaly_share)
         _must(0 <= self.throughput_loss <= 1, "throughput_loss must lie in 0 to 1", self.throughput_loss)
         _must(0.01 <= self.noise_factor <= 100, "noise_factor must lie in 0.01 to 100", self.noise_factor)
+        _must(0 <= self.quasar_fault <= 1, "quasar_fault must lie in 0 to 1", self.quasar_fault)
         _must(set(self.programs) <= set(PROGRAMS), f"programs must be among {PROGRAMS}", dict(self.programs))
         shares = list(self.programs.values())
         _must(all(share >= 0 for share in shares), "shares of programs must not be negative", dict(self.programs))

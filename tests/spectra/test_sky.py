@@ -272,6 +272,18 @@ def test_a_noise_factor_lowers_signal_to_noise_in_proportion(tmp_path: Path) -> 
     assert (worse.metadata.snr / usual.metadata.snr).median() == pytest.approx(1 / 3, rel=0.1)
 
 
+def test_wrong_templates_call_faint_galaxies_quasars_and_warn_of_nothing(tmp_path: Path) -> None:
+    usual, mistaken = (spectra.read_many(write_sky(replace(SMALL, quasar_fault=share), tmp_path / str(share)))[0] for share in (0.0, 1.0))
+    galaxy, snr = (usual.metadata.spectype == "GALAXY").to_numpy(), usual.metadata.snr.to_numpy()
+    changed = (usual.metadata.spectype != mistaken.metadata.spectype).to_numpy()
+    assert set(mistaken.metadata.spectype[changed]) == {"QSO"}
+    assert changed[galaxy & (snr < 1.9)].all()  # the reader's S/N differs a little from the fitter's, so the edge itself is left out
+    assert not changed[~galaxy | (snr > 2.1)].any()
+    assert mistaken.metadata.zwarn.equals(usual.metadata.zwarn)
+    assert mistaken.metadata.true_spectype.equals(usual.metadata.true_spectype)
+    np.testing.assert_array_equal(mistaken.flux, usual.flux)
+
+
 def test_a_file_of_250_needs_far_less_memory_than_a_gigabyte(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
@@ -293,7 +305,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     "wrong",
     [
         {"seed": -1}, {"spectra": 0}, {"night": 20261332}, {"night": 7}, {"survey": "a/b"}, {"survey": ""}, {"anomaly_share": 1.5}, {"file_rows": 100_000},
-        {"throughput_loss": -0.1}, {"noise_factor": 0.0}, {"programs": {"backup": 1.0}}, {"programs": {"dark": 0.6}}, {"anomaly_share": float("nan")},
+        {"throughput_loss": -0.1}, {"noise_factor": 0.0}, {"quasar_fault": 1.1}, {"programs": {"backup": 1.0}}, {"programs": {"dark": 0.6}}, {"anomaly_share": float("nan")},
         {"programs": {"dark": 2.0, "bright": -1.0}},
     ],
 )  # fmt: skip
