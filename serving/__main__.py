@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None, *, nursery: "Nursery | None" = 
     options = _parser().parse_args(arguments)
     if options.role == "nursery":
         return _nursery(options)
+    if options.role == "compare":
+        return _compare(options)
     if options.log is not None:
         process.log_to(options.log)
     process.log_as_json(process=options.role)
@@ -109,6 +111,13 @@ def _nursery(options: argparse.Namespace) -> int:
 
     process.log_as_json(process="nursery")
     nursery.run(options.descriptor, standby=options.standby)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from serving import comparing
+
+    comparing.run(options.descriptor)
     return 0
 
 
@@ -196,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     nursery = roles.add_parser("nursery", help="open one model and fork workers for it; a model server starts it")
     nursery.add_argument("--descriptor", type=int, required=True, help="the inherited socket to the model server")
     nursery.add_argument("--standby", action="store_true", help="import what a model needs before anybody asks")
+    compare = roles.add_parser("compare", help="compare pairs of answers; a gateway starts it")
+    compare.add_argument("--descriptor", type=int, required=True, help="the inherited socket to the gateway")
     return parser
 
 

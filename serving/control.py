@@ -48,6 +48,21 @@ class Control:
         """Return {"started", "versions": {version: {requests, errors, refused, seconds}}} since a unix time."""
         return self._ask("GET", "/measurements", params={"since": repr(since)})
 
+    def evidence(self) -> dict[str, Any]:
+        """Return {"epoch", "generation", "tracks": [{"track", "version", "requests", "errors", "refused", "latency": {bucket: count}}]}.
+
+        The sums are over everything since the gateway with this ``epoch`` began; ``rollout.evidence.bucket`` has the buckets.
+        """
+        return self._ask("GET", "/evidence")
+
+    def pairs(self, *, after: int = 0) -> dict[str, Any]:
+        """Return {"epoch", "next", "dropped", "uncompared", "pairs": [...]}: pairs of answers that came after number ``after``, the first 2000.
+
+        Ask again with ``next`` until there are none; with 0 when the ``epoch`` is another one. ``dropped`` pairs after ``after`` were forgotten
+        already, ``uncompared`` requests never became pairs. What a pair holds is told in ``serving.pairs``.
+        """
+        return self._ask("GET", "/pairs", params={"after": str(after)})
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()

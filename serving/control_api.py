@@ -2,6 +2,7 @@
 
 import json
 import logging
+import secrets
 from collections.abc import Mapping
 from urllib.parse import parse_qs
 
@@ -16,6 +17,7 @@ from serving.shadow import Shadows
 
 _LOG = logging.getLogger(__name__)
 _BODY_BYTES = 1 << 16
+_DIGITS = 15
 
 
 class ControlApi:
@@ -24,6 +26,8 @@ class ControlApi:
     def __init__(self, served: Mapping[str, Served], *, metrics: GatewayMetrics, shadows: Shadows) -> None:
         """``served`` by name."""
         self._served, self._metrics, self._shadows = served, metrics, shadows
+        self.epoch = secrets.token_hex(8)
+        """Names this process: sums and numbers of pairs begin anew with another one."""
 
     def model_of(self, incoming: Incoming, *, default: bool) -> str | None:
         """Return the model that is asked about (?model=name); where ``default``, the only one when none is named."""
@@ -33,7 +37,7 @@ class ControlApi:
         return named
 
     async def answer(self, incoming: Incoming) -> tuple[int, bytes]:
-        """Return status and JSON body for GET or PUT /routes and GET /measurements. Raises ProtocolError."""
+        """Return status and JSON body for GET or PUT /routes, GET /measurements, /evidence and /pairs. Raises ProtocolError."""
         named = self.model_of(incoming, default=True)
         served = self._served.get(named or "")
         if served is None:
@@ -42,7 +46,10 @@ class ControlApi:
             self._put(served, await incoming.read(limit=_BODY_BYTES))
         elif incoming.method != "GET":
             raise Refused("routes are read by GET and set by PUT", status=405, headers={"allow": "GET, PUT"}, reason="method")
-        document = self._routes(served) if incoming.path == "/routes" else self._measurements(served, incoming)
+        if incoming.path == "/pairs":
+            return 200, self._pairs(served, incoming)
+        documents = {"/routes": self._routes, "/evidence": self._evidence}
+        document = documents[incoming.path](served) if incoming.path in documents else self._measurements(served, incoming)
         return 200, json.dumps(document).encode()
 
     def _routes(self, served: Served) -> Mapping[str, object]:
@@ -55,6 +62,15 @@ class ControlApi:
         except ValueError:
             raise ProtocolError(f"'since' must be unix seconds, got {since[:40]!r}") from None
         return {**served.measurements.since(moment), "shadow": self._shadows.of(served.model)}
+
+    def _evidence(self, served: Served) -> Mapping[str, object]:
+        return {"epoch": self.epoch, "generation": served.routes.generation, "tracks": served.measurements.totals()}
+
+    def _pairs(self, served: Served, incoming: Incoming) -> bytes:
+        after = _parameters(incoming).get("after", "0")
+        if not after.isdecimal() or len(after) > _DIGITS:
+            raise ProtocolError(f"'after' must be the number of a pair, got {after[:40]!r}")
+        return self._shadows.comparer.log(served.model).page(int(after), epoch=self.epoch)
 
     def _put(self, served: Served, body: bytes) -> None:
         """The next request goes by the new routes, those in flight finish where they are."""

@@ -15,7 +15,7 @@ from itertools import chain
 from serving import tracing
 from serving.errors import OverloadedError, ProtocolError, UnreachableError
 from serving.flow import Budget
-from serving.gateway_metrics import GatewayMetrics, track_of
+from serving.gateway_metrics import GatewayMetrics
 from serving.http import VERSION
 from serving.incoming import HIGH, Incoming, too_long
 from serving.measurements import Attempt
@@ -68,6 +68,8 @@ class Tried:
 
     target: Target
     replica: Replica
+    track: str = "other"
+    """As what it was asked: stable, canary, baseline or other."""
     status: int = 0
     """0: there was no answer."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -213,7 +215,7 @@ class Forwarding:
 
     async def _attempt(self, target: Target, replica: Replica) -> Tried:
         served, began = self.served, time.perf_counter()
-        tried = Tried(target, replica)
+        tried = Tried(target, replica, served.routes.track(target))
         served.measurements.begin(target.version)
         replica.in_flight += 1
         try:
@@ -364,8 +366,8 @@ class Forwarding:
                 "attempt failed", extra={"model": served.model, "version": version, "replica": tried.replica.url, "why": tried.why}
             )
         attempt = Attempt(time.time(), tried.seconds, failed=tried.failed, answered=status != 0, refused=400 <= status < 500)
-        served.measurements.end(version, attempt)
-        self._metrics.attempt(served.model, version, track_of(served.routes, version), status=status, seconds=tried.seconds)
+        served.measurements.end(version, attempt, track=tried.track)
+        self._metrics.attempt(served.model, version, tried.track, status=status, seconds=tried.seconds)
         out = served.replicas.note(tried.replica, tried.target.urls, failed=tried.failed and status not in _BUSY, now=time.monotonic())
         if out:
             self._metrics.ejected(served.model, tried.target, tried.replica.url, out=True)

@@ -26,9 +26,9 @@ from serving.incoming import HIGH, Incoming, Vanished, too_long
 from serving.options import GatewayOptions
 from serving.peer import Peer
 from serving.protocol import HEADER_LENGTH
-from serving.routes import sticky_key
+from serving.routes import Shadow, Target, sticky_key
 from serving.served import Served, fetch
-from serving.shadow import Copy, Shadows
+from serving.shadow import Copy, Live, Purpose, Shadows, answer_of
 from serving.upstream import Upstream
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class Gateway:
         self.served = {model: Served(model) for model in models}
         self.upstream, self.metrics, self.budget = Upstream(), GatewayMetrics(), Budget(how.memory_mb << 20)
         self.metrics.held_bytes.set_function(lambda: self.budget.used)
-        self.shadows = Shadows(upstream=self.upstream, budget=self.budget, metrics=self.metrics)
+        if access is not None:
+            self.metrics.access_file_problem.set_function(lambda: float(bool(access.problem)))
+        self.shadows = Shadows(self.served, upstream=self.upstream, budget=self.budget, metrics=self.metrics)
         self.control = ControlApi(self.served, metrics=self.metrics, shadows=self.shadows)
         self._token, self._access, self._access_log = token, access, access_log
         self._body_bytes, self._retry_bytes = how.body_mb << 20, how.retry_mb << 20
@@ -135,7 +137,10 @@ class Gateway:
             _get(incoming)
             caller = self._admit(visit, Action.METRICS, None, trusted=trusted)
             _send(visit, 200, {"content-type": CONTENT_TYPE}, tenancy.exposition(self.metrics.registry, caller))
-        elif incoming.path in ("/routes", "/measurements") and (trusted or self._access is not None):
+        elif incoming.path == "/pairs" and trusted:
+            status, body = await self.control.answer(incoming)
+            _send(visit, status, dict(_JSON), body)
+        elif incoming.path in ("/routes", "/measurements", "/evidence") and (trusted or self._access is not None):
             action = Action.ROUTES_WRITE if incoming.method == "PUT" else Action.ROUTES_READ
             self._admit(visit, action, self.control.model_of(incoming, default=trusted), trusted=trusted)
             status, body = await self.control.answer(incoming)
@@ -191,19 +196,16 @@ class Gateway:
         )
         try:
             incoming.go_on()
-            shadow = served.routes.shadow if self.shadows.wants(served.routes.shadow) else None
+            routes = served.routes
             client = caller.name or incoming.headers.get(CLIENT, "") or visit.peer.address
             tried = await way.run(pinned=pinned, key=sticky_key(served.routes, incoming.headers, client=client))
             await self._pass_back(visit, served, way, tried)
             if tried is not None:
                 self._pay(caller, visit, tried)
-                if shadow is not None:
-                    copy = (
-                        _copy(served, shadow.target.version, shadow.target.urls, way, tried)
-                        if kept.is_whole and incoming.complete
-                        else None
-                    )
-                    self.shadows.offer(copy, model=served.model, shadow=shadow)
+                if routes.shadow is not None:
+                    self._copy(visit, Purpose.SHADOW, routes.shadow, way, tried)
+                if routes.drill is not None:
+                    self._copy(visit, Purpose.DRILL, routes.drill, way, tried)
         finally:
             way.close()
 
@@ -225,6 +227,13 @@ class Gateway:
         incoming.finish()
         visit.status, visit.sent = tried.status, tried.length or 0
         self.metrics.request(served.model, status=tried.status, seconds=time.perf_counter() - visit.began)
+
+    def _copy(self, visit: "_Visit", purpose: Purpose, shadow: Shadow, way: Forwarding, tried: Tried) -> None:
+        """The caller has been answered: send somebody else the same request, perhaps."""
+        target = self.shadows.wants(purpose, shadow, answered_by=tried.target.version)
+        if target is not None:
+            copy = _copy(visit, purpose, target, way, tried) if way.kept.is_whole and visit.incoming.complete else None
+            self.shadows.offer(copy, purpose, model=visit.model, target=target)
 
     def _pay(self, caller: Caller, visit: "_Visit", tried: Tried) -> None:
         rows = tried.headers.get(ROWS, "")
@@ -345,14 +354,23 @@ def _send(visit: _Visit, status: int, headers: Mapping[str, str], body: bytes) -
     visit.incoming.answer(status, [*headers.items(), (REQUEST_ID, visit.identifier)], body)
 
 
-def _copy(served: Served, version: str, urls: tuple[str, ...], way: Forwarding, tried: Tried) -> Copy:
+def _copy(visit: _Visit, purpose: Purpose, target: Target, way: Forwarding, tried: Tried) -> Copy:
+    # A long answer went by piece by piece: nothing but its beginning is here. A drill is compared with nothing.
+    is_whole = tried.rest is None and purpose is Purpose.SHADOW
     return Copy(
-        model=served.model,
-        path=served.path,
-        target=(version, urls),
+        purpose=purpose,
+        model=way.served.model,
+        path=way.served.path,
+        target=target,
         headers=way.headers,
         pieces=tuple(way.kept.pieces),
         size=way.kept.size,
-        live_status=tried.status,
-        live_seconds=tried.seconds,
+        live=Live(
+            request_id=visit.identifier,
+            track=tried.track,
+            version=tried.target.version,
+            seconds=tried.seconds,
+            answer=answer_of(tried.status, tried.headers, tried.pieces if is_whole else ()),
+            is_whole=is_whole,
+        ),
     )

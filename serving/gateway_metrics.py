@@ -28,6 +28,7 @@ class GatewayMetrics:
         )
         retries = Counter("firstlight_gateway_retries", "Attempts after the first", ("model",), registry=registry)
         shadows = Counter("firstlight_gateway_shadow", "Copies sent to a shadow", ("model", "version", "outcome"), registry=registry)
+        pairs = Counter("firstlight_gateway_pairs", "Answers compared with a shadow's", ("model", "version", "outcome"), registry=registry)
         refused = Counter("firstlight_gateway_refused", "Requests answered without asking a model", ("reason",), registry=registry)
         self._ejected = Gauge(
             "firstlight_gateway_ejected", "1 while a replica is left out", ("model", "version", "replica"), registry=registry
@@ -35,10 +36,16 @@ class GatewayMetrics:
         self._weight = Gauge("firstlight_gateway_weight_percent", "Percent of requests", attempt, registry=registry)
         self.connections = Gauge("firstlight_gateway_connections", "Callers' connections", registry=registry)
         self.held_bytes = Gauge("firstlight_gateway_held_bytes", "Bytes of bodies held or promised", registry=registry)
+        self.access_file_problem = Gauge(
+            "firstlight_gateway_access_file_problem",
+            "1 while the access file cannot be used and an older state is in force",
+            registry=registry,
+        )
         # Looking a child up by its labels costs more than counting: each is looked up once.
         self._requests, self._seconds = cache(requests.labels), cache(seconds.labels)
         self._attempts, self._attempt_seconds = cache(attempts.labels), cache(attempt_seconds.labels)
         self._retries, self._shadows, self._refused = cache(retries.labels), cache(shadows.labels), cache(refused.labels)
+        self._pairs = cache(pairs.labels)
 
     def request(self, model: str, *, status: int, seconds: float) -> None:
         """Count an inference request and its answer."""
@@ -58,6 +65,10 @@ class GatewayMetrics:
         """Count a copy: sent, dropped or failed."""
         self._shadows(model, version, outcome).inc()
 
+    def pair(self, model: str, version: str, outcome: str) -> None:
+        """Count a pair of answers: agrees, differs, failed, or a request that was not compared (uncompared)."""
+        self._pairs(model, version, outcome).inc()
+
     def refused(self, reason: str) -> None:
         """Count a request that no model was asked about."""
         self._refused(reason).inc()
@@ -70,12 +81,12 @@ class GatewayMetrics:
         """Say who has which weight; forget who has none any more."""
         for version, track, _ in _weights(before):
             self._weight.remove(model, version, track)
-        for target in before.everybody:
+        for target in asked(before):
             for url in target.urls:
                 self._ejected.remove(model, target.version, url)
         for version, track, percent in _weights(now):
             self._weight.labels(model, version, track).set(percent)
-        for target in now.everybody:
+        for target in asked(now):
             for url in target.urls:
                 self._ejected.labels(model, target.version, url).set(0.0)
 
@@ -84,17 +95,17 @@ class GatewayMetrics:
         return generate_latest(self.registry)
 
 
-def track_of(routes: Routes, version: str) -> str:
-    """Return as what a version answers: stable, canary or other."""
-    if routes.stable is not None and routes.stable.version == version:
-        return "stable"
-    return "canary" if routes.canary is not None and routes.canary.version == version else "other"
+def asked(routes: Routes) -> tuple[Target, ...]:
+    """Return everybody who is asked for answers."""
+    return (*routes.everybody, *((routes.baseline,) if routes.baseline is not None else ()))
 
 
 def _weights(routes: Routes) -> list[tuple[str, str, int]]:
     weights: list[tuple[str, str, Any]] = []
     if routes.stable is not None:
-        weights.append((routes.stable.version, "stable", 100 - routes.canary_weight))
+        weights.append((routes.stable.version, "stable", 100 - routes.canary_weight - routes.baseline_weight))
+    if routes.baseline is not None:
+        weights.append((routes.baseline.version, "baseline", routes.baseline_weight))
     if routes.canary is not None:
         weights.append((routes.canary.version, "canary", routes.canary_weight))
     return weights

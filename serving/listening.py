@@ -22,6 +22,7 @@ import uvloop
 from serving import security
 from serving.connection import Connection
 from serving.gateway import Gateway
+from serving.gateway_metrics import asked
 from serving.lobby import Limits, Lobby
 from serving.process import GRACE_SECONDS
 from serving.served import Served, check
@@ -137,7 +138,7 @@ class Listening:
 
     def _say_who_is_out(self, served: Served) -> None:
         now = time.monotonic()
-        for target in served.routes.everybody:
+        for target in asked(served.routes):
             for url in target.urls:
                 self.gateway.metrics.ejected(served.model, target, url, out=not served.replicas.known[url].is_usable(now))
 

@@ -1,9 +1,14 @@
-"""What the gateway saw of each version: attempts, failures, seconds. Kept in memory, bounded, asked for by the judge of a canary."""
+"""What the gateway saw of each version: attempts, failures, seconds. Kept in memory, bounded, asked for by the judge of a canary.
+
+Twice: as sums since this gateway began (:class:`Tally`, for judgements that may be looked at after every request), and as the latest attempts.
+"""
 
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from rollout.evidence import bucket
 
 KEPT = 100_000
 """Attempts remembered per version; older ones are forgotten, and then only their number is known."""
@@ -27,6 +32,32 @@ class Attempt:
 
 
 @dataclass(slots=True)
+class Tally:
+    """Sums over every attempt at one version on one track since the gateway began. They only grow: whoever asks takes differences."""
+
+    requests: int = 0
+    errors: int = 0
+    """No answer, or one of 500 and above."""
+    refused: int = 0
+    """4xx."""
+    latency: Counter[int] = field(default_factory=Counter)
+    """Answers by bucket of their time."""
+
+    def add(self, *, seconds: float, failed: bool, answered: bool, refused: bool) -> None:
+        """Count one attempt."""
+        self.requests += 1
+        self.errors += failed
+        self.refused += refused
+        if answered:
+            self.latency[bucket(seconds)] += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        latency = {str(number): count for number, count in sorted(self.latency.items())}
+        return {"requests": self.requests, "errors": self.errors, "refused": self.refused, "latency": latency}
+
+
+@dataclass(slots=True)
 class Measurements:
     """The record of one gateway process."""
 
@@ -34,19 +65,32 @@ class Measurements:
     """Unix seconds since when everything was seen."""
     _attempts: dict[str, deque[Attempt]] = field(default_factory=dict)
     _in_flight: Counter[str] = field(default_factory=Counter)
+    _tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
 
     def begin(self, version: str) -> None:
         """Count an attempt as in flight."""
         self._in_flight[version] += 1
 
-    def end(self, version: str, attempt: Attempt) -> None:
+    def end(self, version: str, attempt: Attempt, *, track: str) -> None:
         """Remember an attempt and take it out of flight."""
         self.abandon(version)
+        self.tally(track, version).add(seconds=attempt.seconds, failed=attempt.failed, answered=attempt.answered, refused=attempt.refused)
         self._attempts.setdefault(version, deque(maxlen=KEPT)).append(attempt)
 
     def abandon(self, version: str) -> None:
         """Take an attempt out of flight that nobody learnt anything from."""
         self._in_flight[version] -= 1
+
+    def tally(self, track: str, version: str) -> Tally:
+        """Return the sums of ``version`` as ``track``: stable, canary, baseline, shadow or other."""
+        found = self._tallies.get((track, version))
+        if found is None:
+            found = self._tallies[track, version] = Tally()
+        return found
+
+    def totals(self) -> list[dict[str, Any]]:
+        """Return {"track", "version", "requests", "errors", "refused", "latency": {bucket: count}} of everything seen since the start."""
+        return [{"track": track, "version": version, **tally.to_dict()} for (track, version), tally in self._tallies.items()]
 
     def in_flight(self) -> dict[str, int]:
         """Return attempts in flight by version, without the versions that have none."""

@@ -1,7 +1,8 @@
-"""Copies of live requests for a version that answers nobody: its status codes and times are counted beside the live ones.
+"""Copies of live requests for another version than the one that answered: its status codes and times are counted, its answers compared.
 
 A copy is made after the caller was answered, from a queue bounded in number and in bytes; when that is full the copy is dropped and counted. So a
-shadow that is slow, broken or gone costs nobody anything.
+shadow that is slow, broken or gone costs nobody anything. Both answers to a request go to ``comparing`` undecoded, as long as memory is left for
+them; an answer that was too long to be held back (``forwarding.HELD``) is not there any more, and the pair is counted as uncompared.
 """
 
 import asyncio
@@ -11,13 +12,19 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
+from serving.comparing import Comparer, Job
 from serving.errors import UnreachableError
 from serving.flow import Budget, Signal
+from serving.forwarding import HELD
 from serving.gateway_metrics import GatewayMetrics
 from serving.http import VERSION
-from serving.routes import Shadow
+from serving.pairs import Answer
+from serving.protocol import HEADER_LENGTH
+from serving.routes import Shadow, Target
+from serving.served import Served
 from serving.upstream import Link, Upstream
 
 _LOG = logging.getLogger(__name__)
@@ -29,19 +36,46 @@ _SECONDS = 30.0
 _SECONDS_KEPT = 1000
 
 
+class Purpose(StrEnum):
+    """Why requests are copied; also the track as which a copy's receiver is counted."""
+
+    SHADOW = "shadow"
+    """Its answers are compared with the live ones."""
+    DRILL = "drill"
+    """A start is rehearsed: that it answers is all that counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Live:
+    """What the caller was answered."""
+
+    request_id: str
+    track: str
+    version: str
+    seconds: float
+    answer: Answer
+    is_whole: bool
+    """Whether all of the answer is here."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Copy:
     """One request to send again."""
 
+    purpose: Purpose
     model: str
     path: str
-    target: tuple[str, tuple[str, ...]]
-    """Version and addresses of the shadow."""
+    target: Target
+    """Who gets it."""
     headers: Mapping[str, str]
     pieces: Sequence[bytes]
     size: int
-    live_status: int
-    live_seconds: float
+    live: Live
+
+    @property
+    def held(self) -> int:
+        """Bytes of the request and of the live answer."""
+        return self.size + self.live.answer.size
 
 
 @dataclass(slots=True)
@@ -76,16 +110,20 @@ class Comparison:
 class Shadows:
     """The copies of one gateway."""
 
-    def __init__(self, *, upstream: Upstream, budget: Budget, metrics: GatewayMetrics, queued: int = QUEUED) -> None:
-        """Nothing waits yet; :meth:`start` begins to send."""
-        self._upstream, self._budget, self._metrics = upstream, budget, metrics
+    def __init__(
+        self, served: Mapping[str, Served], *, upstream: Upstream, budget: Budget, metrics: GatewayMetrics, queued: int = QUEUED
+    ) -> None:
+        """Nothing waits yet; :meth:`start` begins to send. ``served`` by model."""
+        self._served, self._upstream, self._budget, self._metrics = served, upstream, budget, metrics
+        self.comparer = Comparer(budget=budget, metrics=metrics)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue(queued)
         self._seen: dict[tuple[str, str], Comparison] = {}
-        self._credit = 50
+        self._credit = dict.fromkeys(Purpose, 50)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to send."""
+        self.comparer.start()
         self._tasks = [asyncio.get_running_loop().create_task(self._send_all()) for _ in range(SENDERS)]
 
     async def close(self) -> None:
@@ -95,25 +133,27 @@ class Shadows:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self.comparer.close()
 
-    def wants(self, shadow: Shadow | None) -> bool:
-        """Return whether this request is to be copied: the share is hit exactly, as the weights are."""
-        if shadow is None:
-            return False
-        self._credit += shadow.percent
-        if self._credit < 100:
-            return False
-        self._credit -= 100
-        return True
+    def wants(self, purpose: Purpose, shadow: Shadow, *, answered_by: str) -> Target | None:
+        """Return who gets a copy of a request that version ``answered_by`` answered, if anybody: the share is hit exactly, as the weights are."""
+        target = shadow.target if purpose is Purpose.DRILL else shadow.copied_to(answered_by)
+        if target is None:
+            return None
+        self._credit[purpose] += shadow.percent
+        if self._credit[purpose] < 100:
+            return None
+        self._credit[purpose] -= 100
+        return target
 
-    def offer(self, copy: Copy | None, *, model: str, shadow: Shadow) -> None:
+    def offer(self, copy: Copy | None, purpose: Purpose, *, model: str, target: Target) -> None:
         """Queue a copy; never waits. None is a request that could not be copied (too large, or no memory): it is dropped and counted."""
-        seen, version = self._comparison(model, shadow.target.version), shadow.target.version
-        if copy is None or self._queue.full() or not self._budget.take(copy.size):
-            seen.dropped += 1
-            self._metrics.shadow(model, version, "dropped")
-            return
-        self._queue.put_nowait(copy)
+        if copy is not None and not self._queue.full() and self._budget.take(copy.held):
+            self._queue.put_nowait(copy)
+        elif purpose is Purpose.SHADOW:
+            self._comparison(model, target.version).dropped += 1
+            self._metrics.shadow(model, target.version, "dropped")
+            self.comparer.lose(model, target.version)
 
     def of(self, model: str) -> dict[str, Any]:
         """Return {version: counts} of the shadows of ``model``."""
@@ -125,34 +165,68 @@ class Shadows:
     async def _send_all(self) -> None:
         while True:
             copy = await self._queue.get()
+            held = copy.held
             try:
-                await self._send(copy)
+                answer, is_whole = await self._send(copy)
+                held += answer.size
+                if copy.purpose is Purpose.SHADOW:
+                    held -= self._hand_over(copy, answer, is_whole=is_whole)
             except Exception:
                 _LOG.exception("a copy could not be sent")
             finally:
-                self._budget.give(copy.size)
+                self._budget.give(held)
 
-    async def _send(self, copy: Copy) -> None:
-        version, urls = copy.target
-        began, status = time.perf_counter(), 0
-        url = urls[hash(began) % len(urls)]
-        with contextlib.suppress(UnreachableError, TimeoutError):
-            async with asyncio.timeout(_SECONDS):
-                status = await self._ask(copy, url)
+    def _hand_over(self, copy: Copy, answer: Answer, *, is_whole: bool) -> int:
+        """Give both answers to the comparer; return how many bytes are its to give back now."""
+        live = copy.live
+        job = Job(
+            model=copy.model,
+            request_id=live.request_id,
+            live=live.answer,
+            live_track=live.track,
+            live_version=live.version,
+            shadow=answer,
+            shadow_version=copy.target.version,
+        )
+        if live.is_whole and is_whole and self.comparer.offer(job):
+            return job.size
+        self.comparer.lose(copy.model, copy.target.version)
+        return 0
+
+    async def _send(self, copy: Copy) -> tuple[Answer, bool]:
+        """Send a copy; return the shadow's answer, whose bytes are taken from the budget, and whether all of it is here."""
+        began, answer, is_whole = time.perf_counter(), Answer(status=0), True
+        url = copy.target.urls[hash(began) % len(copy.target.urls)]
+        kept = _Kept(self._budget)
+        try:
+            with contextlib.suppress(UnreachableError, TimeoutError):
+                async with asyncio.timeout(_SECONDS):
+                    answer, is_whole = await self._ask(copy, url, kept)
+        finally:
+            if not answer.pieces:
+                kept.drop()
+        self._note(copy, answer.status, seconds=time.perf_counter() - began)
+        return answer, is_whole
+
+    def _note(self, copy: Copy, status: int, *, seconds: float) -> None:
+        version, failed = copy.target.version, status == 0 or status >= 500
+        tally = self._served[copy.model].measurements.tally(copy.purpose, version)
+        tally.add(seconds=seconds, failed=failed, answered=status != 0, refused=400 <= status < 500)
+        if copy.purpose is not Purpose.SHADOW:
+            return
         seen = self._comparison(copy.model, version)
-        failed = status == 0 or status >= 500
         seen.sent += 1
         seen.failed += failed
-        seen.same_status += status == copy.live_status
+        seen.same_status += status == copy.live.answer.status
         seen.statuses[status] += 1
-        seen.live_statuses[copy.live_status] += 1
+        seen.live_statuses[copy.live.answer.status] += 1
         if status:
-            seen.seconds.append(time.perf_counter() - began)
-            seen.live_seconds.append(copy.live_seconds)
+            seen.seconds.append(seconds)
+            seen.live_seconds.append(copy.live.seconds)
         self._metrics.shadow(copy.model, version, "failed" if failed else "sent")
 
-    async def _ask(self, copy: Copy, url: str) -> int:
-        """Return the status of the shadow's answer, 0 without one; the answer itself is read and thrown away."""
+    async def _ask(self, copy: Copy, url: str, kept: "_Kept") -> tuple[Answer, bool]:
+        """Return the shadow's answer, and whether all of it could be kept; status 0 without one."""
         link = await self._upstream.connect(url)
         signal = Signal()
         text = f"POST {copy.path} HTTP/1.1\r\nhost: {url.partition('://')[2]}\r\n"
@@ -165,16 +239,51 @@ class Shadows:
                 if link.lost is None and not link.has_head:
                     link.write(piece)
             link.flush()
-            return await _drained(link, signal, version=copy.target[0])
+            await _drain(link, signal, kept)
+            if not link.complete or link.headers.get(VERSION, copy.target.version) != copy.target.version:
+                kept.drop()
+                return Answer(status=0), True
+            return answer_of(link.status, link.headers, kept.pieces), kept.is_whole
         finally:
             self._upstream.release(url, link)
 
 
-async def _drained(link: Link, signal: Signal, *, version: str) -> int:
+def answer_of(status: int, headers: Mapping[str, str], pieces: Sequence[bytes]) -> Answer:
+    """Return an answer as :mod:`serving.pairs` reads it."""
+    return Answer(status=status, pieces=tuple(pieces), header_length=headers.get(HEADER_LENGTH), coding=headers.get("content-encoding"))
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is kept of a shadow's answer, counted against the memory of all."""
+
+    budget: Budget
+    pieces: list[bytes] = field(default_factory=list)
+    size: int = 0
+    is_whole: bool = True
+
+    def add(self, piece: bytes) -> None:
+        """Keep ``piece``; what does not fit ends the keeping."""
+        if not self.is_whole:
+            return
+        if self.size + len(piece) <= HELD and self.budget.take(len(piece)):
+            self.pieces.append(piece)
+            self.size += len(piece)
+            return
+        self.is_whole = False
+        self.drop()
+
+    def drop(self) -> None:
+        """Give the memory back."""
+        self.budget.give(self.size)
+        self.pieces, self.size = [], 0
+
+
+async def _drain(link: Link, signal: Signal, kept: _Kept) -> None:
+    """Take the answer until it ends or breaks off."""
     while True:
-        while link.take() is not None:
-            pass
+        while (piece := link.take()) is not None:
+            kept.add(piece)
         if link.complete or link.lost is not None:
             break
         await signal.wait()
-    return link.status if link.complete and link.headers.get(VERSION, version) == version else 0

@@ -128,7 +128,7 @@ def test_measurements_count_attempts_failures_and_answered_latencies_since_a_mom
     seen = Measurements(100.0)
     for at, attempt in ((101, (0.1, False, True)), (102, (0.2, True, False)), (103, (0.3, True, True))):
         seen.begin("2")
-        seen.end("2", Attempt(at, *attempt))
+        seen.end("2", Attempt(at, *attempt), track="stable")
     assert seen.since(0)["versions"]["2"] == {"requests": 3, "errors": 2, "refused": 0, "seconds": [0.1, 0.3]}
     assert seen.since(103)["versions"]["2"]["requests"] == 1
     assert seen.in_flight() == {}
