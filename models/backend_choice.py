@@ -191,7 +191,7 @@ def with_odd_rows(papers: HandOff, rows: Mapping[str, Array]) -> dict[str, Array
     plain = {name: array[:1] for name, array in papers.golden()[0].items()}
     parts = [dict(rows)]
     for spec in papers.model.inputs:
-        if not spec.dtype.startswith("float"):
+        if not spec.dtype.startswith(("float", "bfloat")):
             continue
         row = plain[spec.name]
         half = np.where(np.arange(row.size).reshape(row.shape) % 2 == 0, row, np.nan).astype(row.dtype)

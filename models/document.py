@@ -15,8 +15,14 @@ MODEL, GOLDEN, HOLDOUT, HOLDOUT_TABLE, REFERENCE_TABLE = REQUIRED_FILES = (
     "holdout.parquet",
     "reference.parquet",
 )
-DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "bfloat16", "float16", "float32", "float64")
 ROLES = ("score", "class_probabilities", "latent", "chi2", "reconstruction")
+
+_TEXTS = ("bytes", "string", "str", "text", "object", "utf8", "utf-8")
+TEXT_REFUSED = (
+    "must be a type of numbers, found {found!r}: an exported program takes and gives tensors, and no tensor holds BYTES; "
+    "encode text as rows of uint8 or int64 of a fixed length"
+)
 
 # `$` of Python also matches before a last newline, that of JSON Schema does not: the look-ahead makes them agree.
 _END = r"$(?!\n)"
@@ -92,7 +98,17 @@ Shape = Annotated[
     BeforeValidator(_listed),
     Field(min_length=1, max_length=6),
 ]
-Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+
+
+def _of_numbers(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in _TEXTS:
+        raise ValueError(TEXT_REFUSED.format(found=value))
+    return value
+
+
+Dtype = Annotated[
+    Literal["bool", "uint8", "int8", "int16", "int32", "int64", "bfloat16", "float16", "float32", "float64"], BeforeValidator(_of_numbers)
+]
 
 
 class _Tensor(_Part):

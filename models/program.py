@@ -13,24 +13,26 @@ from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 from models import archive
-from models.document import MODEL, InputSpec, Model, OutputSpec
+from models.document import MODEL, TEXT_REFUSED, InputSpec, Model, OutputSpec
 from models.errors import HandOffError, ProgramError
 from models.handoff_folder import HandOff, load
-from models.tensors import Array, check_inputs, lent, mismatch, owned
+from models.tensors import Array, check_inputs, held_as, lent, mismatch, owned
+from models.torch_tensors import array_of, tensor_of
 
 MAX_ROWS = 65536
 """The longest batch an exported program of ours accepts; longer inputs are cut into chunks."""
 
 
-def export(module: torch.nn.Module, inputs: Mapping[str, Array]) -> ExportedProgram:
+def export(module: torch.nn.Module, inputs: Mapping[str, Array | torch.Tensor]) -> ExportedProgram:
     """Return ``module`` as a program without Python, for any number of rows.
 
     ``inputs`` are examples of at least two rows, named like the parameters of ``module.forward``, which returns a dict of tensors
-    (its keys become the output names). The module is put into eval mode and must be on the CPU. The examples are not kept:
-    torch would pickle them into the archive. Raises HandOffError when torch cannot export the module.
+    (its keys become the output names). The example of an input in bfloat16 must be a tensor: numpy has no such type. The module is put
+    into eval mode and must be on the CPU. The examples are not kept: torch would pickle them into the archive. Raises HandOffError when
+    torch cannot export the module, or an input is text.
     """
     rows = Dim("rows", min=1, max=MAX_ROWS)
-    examples = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+    examples = {name: _example(name, value) for name, value in inputs.items()}
     try:
         with torch.no_grad():
             program = torch.export.export(
@@ -40,6 +42,15 @@ def export(module: torch.nn.Module, inputs: Mapping[str, Array]) -> ExportedProg
         raise HandOffError(f"the module must be exportable for any number of rows, torch says: {_short(problem)}") from problem
     program.example_inputs = None
     return program
+
+
+def _example(name: str, value: "Array | torch.Tensor") -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    array = np.array(value)
+    if array.dtype.kind in "OSU":
+        raise HandOffError(f"input {name!r} {TEXT_REFUSED.format(found=array.dtype.name)}")
+    return torch.from_numpy(array)
 
 
 class Program:
@@ -111,14 +122,17 @@ class Program:
         specs = [spec for spec in self.outputs if wanted is None or spec.name in wanted]
         chunks = [self._run(inputs, chunk, specs) for chunk in _chunks(rows, self.batch_size)]
         if not chunks:
-            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=spec.dtype) for spec in specs}
+            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=held_as(spec.dtype)) for spec in specs}
         if len(chunks) == 1:
             return chunks[0]
         return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in specs}
 
     def _run(self, inputs: Mapping[str, Array], chunk: slice, specs: list[OutputSpec]) -> dict[str, Array]:
         given = {spec.name: lent(inputs[spec.name][chunk], dtype=spec.dtype) for spec in self.inputs}
-        tensors = [torch.from_numpy(np.array(given[name]) if self._writes else given[name]).to(self.device) for name in self._order]
+        types = {spec.name: spec.dtype for spec in self.inputs}
+        tensors = [
+            tensor_of(np.array(given[name]) if self._writes else given[name], types[name], device=self.device) for name in self._order
+        ]
         args, kwargs = pytree.tree_unflatten(tensors, self._tree)
         try:
             with ExitStack() as stack:
@@ -129,7 +143,8 @@ class Program:
         except Exception as problem:
             raise ProgramError(f"the model must answer every valid input, torch says: {_short(problem)}") from problem
         values = output_values(answer, self.outputs)
-        return {spec.name: owned(_array(values[spec.name], spec, rows=len(tensors[0])), given) for spec in specs}
+        rows = len(tensors[0])
+        return {spec.name: owned(_array(values[spec.name], spec, rows=rows, cast=self._autocast), given) for spec in specs}
 
 
 def output_values(answer: Any, specs: tuple[OutputSpec, ...]) -> dict[str, Any]:
@@ -186,13 +201,16 @@ def _sequence(answer: Any) -> list[Any]:
     return list(answer) if isinstance(answer, tuple | list) else [answer]
 
 
-def _array(value: Any, spec: OutputSpec, *, rows: int) -> Array:
+def _array(value: Any, spec: OutputSpec, *, rows: int, cast: bool) -> Array:
+    """``cast``: what was computed in another precision than declared is no fault (autocast)."""
     if not isinstance(value, torch.Tensor):
         raise ProgramError(f"output {spec.name!r} must be a tensor, found {type(value).__name__}: return tensors only")
-    if value.dtype is torch.bfloat16:  # autocast leaves it where nothing asks for more, and numpy has no name for it
-        value = value.to(getattr(torch, spec.dtype))
-    array: Array = value.detach().cpu().numpy()
-    if found := mismatch(array, dtype=spec.dtype, shape=(rows, *spec.shape[1:])):
+    declared = getattr(torch, spec.dtype)
+    if cast and value.dtype.is_floating_point and declared.is_floating_point:
+        value = value.to(declared)
+    array, given = array_of(value), str(value.dtype).removeprefix("torch.")
+    found = mismatch(array, dtype=spec.dtype, shape=(rows, *spec.shape[1:])) or ("" if value.dtype is declared else given)
+    if found:
         wanted = f"{spec.dtype} {[rows, *spec.shape[1:]]}"
         raise ProgramError(f"output {spec.name!r} must be {wanted} for {rows} rows, found {found}: declare what the model gives")
     return array

@@ -31,6 +31,7 @@ from models.model_version import EXPERIMENT_ID, MODEL_DIGEST, ModelVersion, from
 from models.model_version import tags as tags_of
 from models.registry_address import is_server, require_answer, sqlite_file
 from models.registry_errors import RegistryError, RegistryUnreachable, first_line, of_artifact_store, of_mlflow, unreachable
+from models.tensors import held_as
 
 __all__ = ["ModelVersion", "Registry", "RegistryError", "RegistryUnreachable"]
 
@@ -318,7 +319,7 @@ def _signature(handoff: HandOff) -> Any:
     from mlflow.types import Schema, TensorSpec
 
     def schema(specs: Sequence[Any]) -> Any:
-        return Schema([TensorSpec(np.dtype(spec.dtype), tuple(spec.shape), spec.name) for spec in specs])
+        return Schema([TensorSpec(np.dtype(held_as(spec.dtype)), tuple(spec.shape), spec.name) for spec in specs])
 
     return ModelSignature(inputs=schema(handoff.model.inputs), outputs=schema(handoff.model.outputs))
 

@@ -12,7 +12,7 @@ from models.document import InputSpec, OutputSpec
 from models.errors import HandOffError
 from models.handoff_folder import HandOff
 from models.summary import VECTOR_LIMIT, summarise
-from models.tensors import Array
+from models.tensors import Array, held_as
 from spectra.batch import empty
 
 BATCH = 64
@@ -45,7 +45,7 @@ def score_batch(runner: Runner, batch: spectra.SpectrumBatch) -> dict[str, Array
     """
     require_spectra(runner.inputs)
     offered = {"flux": batch.flux, "ivar": batch.ivar}
-    inputs = {item.name: offered[item.name].astype(item.dtype, copy=False) for item in runner.inputs}
+    inputs = {item.name: offered[item.name].astype(held_as(item.dtype), copy=False) for item in runner.inputs}
     wanted = columns(runner.outputs)
     answers = [
         runner({name: array[start : start + BATCH] for name, array in inputs.items()}, wanted=wanted)
@@ -75,7 +75,7 @@ def scores(papers: HandOff, metadata: pd.DataFrame, outputs: dict[str, Array], *
 def scores_schema(papers: HandOff, *, version: str) -> pa.Schema:
     """Return the columns that every table of this version has, also one without rows."""
     kept = columns(papers.model.outputs)
-    outputs = {item.name: np.zeros((0, *item.shape[1:]), dtype=item.dtype) for item in papers.model.outputs if item.name in kept}
+    outputs = {item.name: np.zeros((0, *item.shape[1:]), dtype=held_as(item.dtype)) for item in papers.model.outputs if item.name in kept}
     return pa.Schema.from_pandas(scores(papers, empty().metadata, outputs, version=version), preserve_index=False).remove_metadata()
 
 

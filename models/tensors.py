@@ -11,6 +11,12 @@ from models.document import InputSpec
 from models.errors import HandOffError, InputRefused
 
 Array = np.ndarray[Any, np.dtype[Any]]
+BFLOAT16 = "bfloat16"
+
+
+def held_as(dtype: str) -> str:
+    """Return the numpy type that holds numbers of the declared ``dtype``: float32 for bfloat16, of which numpy has none."""
+    return "float32" if dtype == BFLOAT16 else dtype
 
 
 def read_tensors(data: bytes, *, where: str) -> dict[str, Array]:
@@ -32,12 +38,12 @@ def write_tensors(arrays: Mapping[str, Array]) -> bytes:
 
 
 def lent(array: Array, *, dtype: str) -> Array:
-    """Return ``array`` as torch takes it without a copy and without a word: C-contiguous, native byte order, marked writable.
+    """Return ``array`` of the declared ``dtype`` as torch takes it without a copy and without a word: C-contiguous, native byte order, marked writable.
 
     Memory that only may be read (a request's body) is passed on as it is; whoever gets it must not write. A copy is made only of an
     array that lies otherwise in memory.
     """
-    plain: Array = np.ascontiguousarray(array, dtype=np.dtype(dtype))
+    plain: Array = np.ascontiguousarray(array, dtype=np.dtype(held_as(dtype)))
     return plain if plain.flags.writeable else np.asarray(_Lent(plain))
 
 
@@ -58,11 +64,11 @@ def rows_of(arrays: Mapping[str, Array]) -> set[int]:
 
 
 def mismatch(array: Array, *, dtype: str, shape: tuple[int, ...]) -> str:
-    """Return "" when ``array`` has this dtype and shape (-1 fits any length), otherwise what was found as words."""
+    """Return "" when ``array`` holds this declared dtype and shape (-1 fits any length), otherwise what was found as words."""
     fits = array.ndim == len(shape) and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
-    if fits and array.dtype.name == dtype:
+    if fits and array.dtype.name == held_as(dtype):
         return ""
-    return f"{array.dtype.name} {list(array.shape)}"
+    return f"{array.dtype.name} {list(array.shape)}" + (" (an array holds bfloat16 as float32)" if dtype == BFLOAT16 else "")
 
 
 def check_inputs(inputs: Mapping[str, Array], specs: tuple[InputSpec, ...]) -> int:

@@ -19,7 +19,7 @@ from serving.errors import DeadlineError, ModelFailedError, NotReadyError, Overl
 from serving.job import Chore, Job, Part
 from serving.staff import Loaded, Result, Staff, Worker
 from serving.tensors import Array
-from serving.tracing import NOTHING, Span
+from serving.tracing import NOTHING, Span, current, log_fields_of
 
 __all__ = ["Engine", "Loaded", "Observer", "State"]
 
@@ -141,7 +141,7 @@ class Engine:
         loaded = self.model()
         outputs = [spec for spec in loaded.signature.outputs if names is None or spec.name in names]
         until = self._loop.time() + self.wait_seconds if deadline is None else deadline
-        job = Job(inputs, outputs, rows, until, held, self._loop.create_future(), gone, span)
+        job = Job(inputs, outputs, rows, until, held, self._loop.create_future(), gone, span, about=current())
         if span is not NOTHING:
             job.came = time.time()
         self._enqueue(job)
@@ -230,7 +230,7 @@ class Engine:
 
     def failed(self, worker: Worker, parts: Sequence[Part], why: str) -> None:
         """Hear that the model failed on a batch: each part is tried alone, so that one bad request fails alone."""
-        _LOG.warning("the model failed: %s", why)
+        _LOG.warning("the model failed: %s", why, extra=log_fields_of(part.job.about for part in parts))
         for part in parts:
             self._returned(part)
             if len(parts) == 1:
@@ -251,6 +251,8 @@ class Engine:
                 self.observer.restarted()
         if worker in self._idle:
             self._idle.remove(worker)
+        if parts:
+            _LOG.warning("a worker was lost over a batch: %s", why, extra=log_fields_of(part.job.about for part in parts))
         for part in parts:
             self._returned(part)
             part.tries += 1

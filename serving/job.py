@@ -10,7 +10,7 @@ import numpy as np
 from serving.arena import Held
 from serving.signature import TensorSpec
 from serving.tensors import Array
-from serving.tracing import NOTHING, Span
+from serving.tracing import NOBODY, NOTHING, About, Span
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +38,8 @@ class Job:
     """Parts that workers have."""
     found: dict[str, Array] | None = None
     timer: asyncio.TimerHandle | None = None
+    about: About = NOBODY
+    """Which request it is, for the log."""
 
     @property
     def rest(self) -> int:

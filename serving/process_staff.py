@@ -23,6 +23,7 @@ from serving.nursery import Order
 from serving.signature import Signature, TensorSpec
 from serving.staff import Listener, Loaded, Result
 from serving.tensors import Array
+from serving.tracing import log_fields_of
 
 _LOG = logging.getLogger(__name__)
 _BACKOFF_SECONDS = (0.0, 0.1, 0.5, 2.0, 5.0)
@@ -256,7 +257,7 @@ class _Process:
         self._pieces.append(piece)
         at, items = piece.offset, []
         for part, size in zip(parts, sizes, strict=True):
-            items.append([part.rows, self._inputs(part), self._places(part, at)])
+            items.append([part.rows, self._inputs(part), self._places(part, at), part.job.about[0]])
             self._answers.append((at, at + size))
             at += size
         return items
@@ -321,12 +322,13 @@ class _Process:
         at = 0
         for spec in part.job.outputs:
             count = part.rows * spec.row_items
-            outputs[spec.name] = np.frombuffer(block, dtype=spec.dtype, count=count, offset=at).reshape(part.rows, *spec.shape[1:])
+            outputs[spec.name] = np.frombuffer(block, dtype=spec.held_as, count=count, offset=at).reshape(part.rows, *spec.shape[1:])
             at += _aligned(part.rows * spec.row_bytes)
         return outputs
 
     def _hangs(self) -> None:
-        _LOG.error("a worker has computed one batch for %g s and is ended", _HANG_SECONDS)
+        about = log_fields_of(part.job.about for part in self._parts)
+        _LOG.error("a worker has computed one batch for %g s and is ended", _HANG_SECONDS, extra=about)
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)

@@ -15,7 +15,7 @@ from serving.tensors import Array
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input or output: numpy dtype name and shape, -1 where any size goes (the batch first)."""
+    """One input or output: numpy dtype name (or ``bfloat16``) and shape, -1 where any size goes (the batch first)."""
 
     name: str
     dtype: str
@@ -28,8 +28,13 @@ class TensorSpec:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.row_items * np.dtype(self.dtype).itemsize
+        """Bytes of one row in memory."""
+        return self.row_items * self.held_as.itemsize
+
+    @cached_property
+    def held_as(self) -> np.dtype[Any]:
+        """The type of its arrays in this process and its workers."""
+        return tensors.DTYPES[self.kind]
 
     @cached_property
     def kind(self) -> str:

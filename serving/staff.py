@@ -19,6 +19,7 @@ from serving.arena import Arena
 from serving.job import Chore, Part
 from serving.signature import Signature
 from serving.tensors import Array
+from serving.tracing import log_fields_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class _Thread:
             try:
                 results = [self._result(part) for part in parts]
             except Exception as error:
-                _LOG.warning("the model failed", exc_info=error)
+                _LOG.warning("the model failed", exc_info=error, extra=log_fields_of(part.job.about for part in parts))
                 _tell(self._loop, self._listener.failed, self, parts, f"{type(error).__name__}: {error}")
                 continue
             _tell(self._loop, self._listener.finished, self, parts, results, time.perf_counter() - began)

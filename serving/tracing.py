@@ -297,7 +297,10 @@ def counts() -> dict[str, int]:
     return {"sent": 0, "dropped": 0, "failed": 0} if _process is None else _process.tally.counts()
 
 
-_about: ContextVar[tuple[str, Headers | None, Span]] = ContextVar("firstlight_request", default=("", None, NOTHING))
+About = tuple[str, Headers | None, Span]
+"""A request, as :func:`about` was told of it."""
+NOBODY: Final[About] = ("", None, NOTHING)
+_about: ContextVar[About] = ContextVar("firstlight_request", default=NOBODY)
 
 
 def about(*, request_id: str, headers: Headers | None = None, span: Span = NOTHING) -> None:
@@ -305,9 +308,20 @@ def about(*, request_id: str, headers: Headers | None = None, span: Span = NOTHI
     _about.set((request_id, headers, span))
 
 
-def log_fields() -> dict[str, str]:
-    """Return ``request_id`` and, when it belongs to a trace, ``trace_id`` of this task's request; empty outside of one."""
-    identifier, headers, span = _about.get()
+def current() -> About:
+    """Return this task's request, for lines that are written about it elsewhere: where its batch is computed."""
+    return _about.get()
+
+
+def log_fields_of(requests: Iterable[About]) -> dict[str, Any]:
+    """Return what a line about all ``requests`` says of them: that of the only one, or ``request_ids``."""
+    known = list({identifier: (identifier, headers, span) for identifier, headers, span in requests if identifier}.values())
+    return log_fields(known[0]) if len(known) == 1 else {"request_ids": [identifier for identifier, _, _ in known]} if known else {}
+
+
+def log_fields(request: About | None = None) -> dict[str, Any]:
+    """Return ``request_id`` and, when it belongs to a trace, ``trace_id`` of ``request`` (None: this task's); empty outside of one."""
+    identifier, headers, span = _about.get() if request is None else request
     if not identifier:
         return {}
     trace = span.trace_id or trace_of(headers)

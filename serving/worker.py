@@ -1,12 +1,14 @@
 """A worker process: one open model, one thread, tensors read from and written to shared memory. It dies with the socket to its server.
 
 It vouches for itself first: the golden vectors are replayed here, with the backend that will answer. Then it takes batches,
-``[id, [[rows, [offset of every input], [offset of every output, -1 where nobody wants it]], ...]]``, and gives
+``[id, [[rows, [offset of every input], [offset of every output, -1 where nobody wants it], request id], ...]]``, and gives
 ``[id, [null or a sentence for every item], seconds, "" or the failure of the whole batch]``. A row with NaN or infinity spoils its own item only.
+What the model raises is written to the log with where it was raised and for which requests.
 A message that is an object is paperwork (:mod:`serving.paperwork`).
 """
 
 import contextlib
+import logging
 import math
 import mmap
 import time
@@ -21,12 +23,13 @@ from serving.channel import Channel
 from serving.errors import ModelRefusedError, ProtocolError
 from serving.signature import TensorSpec
 from serving.tensors import Array
+from serving.tracing import NOTHING, log_fields_of
 
 if TYPE_CHECKING:
     from models.backends import Runner
 
+_LOG = logging.getLogger(__name__)
 _IDLE_SECONDS = 10.0
-_FAILED = "the model failed on this request; the server's log has the reason"
 
 
 def work(channel: Channel, *, memory: mmap.mmap, runner: "Runner") -> None:
@@ -44,6 +47,7 @@ def work(channel: Channel, *, memory: mmap.mmap, runner: "Runner") -> None:
             found, failure = desk.answer(message[1]), ""
         except Exception as error:
             found, failure = [], f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            _LOG.warning("the model failed", exc_info=error, extra=log_fields_of((item[3], None, NOTHING) for item in message[1]))
         with contextlib.suppress(OSError):
             channel.send([message[0], found, time.perf_counter() - began, failure])
 
@@ -72,7 +76,7 @@ class _Desk:
 
     def answer(self, items: list[Any]) -> list[str | None]:
         given = [
-            {spec.name: self._input(spec, at, rows) for spec, at in zip(self._inputs, places, strict=True)} for rows, places, _ in items
+            {spec.name: self._input(spec, at, rows) for spec, at in zip(self._inputs, places, strict=True)} for rows, places, *_ in items
         ]
         found = [_refusal(inputs) for inputs in given]
         good = [index for index, sentence in enumerate(found) if sentence is None]
@@ -84,7 +88,7 @@ class _Desk:
 
     def _write(self, items: list[Any], outputs: dict[str, Array]) -> None:
         first = 0
-        for rows, _, places in items:
+        for rows, _, places, _ in items:
             for spec, at in zip(self._outputs, places, strict=True):
                 if at >= 0:
                     self._array(spec, at, rows)[...] = outputs[spec.name][first : first + rows]
@@ -92,7 +96,7 @@ class _Desk:
 
     def _array(self, spec: TensorSpec, at: int, rows: int) -> Array:
         shape = (rows, *spec.shape[1:])
-        return np.frombuffer(self._memory, dtype=spec.dtype, count=math.prod(shape), offset=at).reshape(shape)
+        return np.frombuffer(self._memory, dtype=spec.held_as, count=math.prod(shape), offset=at).reshape(shape)
 
     def _input(self, spec: TensorSpec, at: int, rows: int) -> Array:
         """A tensor that follows one of another size may begin anywhere: compiled code wants it where such numbers begin."""

@@ -16,6 +16,7 @@ from models.document import OutputSpec
 from models.errors import BackendUnavailable
 from models.handoff_folder import HandOff
 from models.tensors import Array
+from models.torch_tensors import array_of, tensor_of
 
 _MFD_EXEC = 0x0010
 
@@ -30,7 +31,7 @@ class AotRunner(Framed):
         super().__init__(handoff, writes=form.writes)
         if threads is not None:
             torch.set_num_threads(threads)
-        self._inputs = [item.name for item in form.inputs]
+        self._inputs = [(item.name, item.dtype) for item in form.inputs]
         self._outputs = [item.name for item in form.outputs]
         try:
             self._library = torch._C._aoti.AOTIModelContainerRunnerCpu(_in_memory(data), 1)
@@ -42,10 +43,10 @@ class AotRunner(Framed):
     def compute(self, inputs: Mapping[str, Array], wanted: Sequence[OutputSpec]) -> Mapping[str, Array]:
         """Run the library; it gives every output."""
         with torch.inference_mode():
-            found = self._library.run([torch.from_numpy(inputs[name]) for name in self._inputs])
+            found = self._library.run([tensor_of(inputs[name], dtype) for name, dtype in self._inputs])
         if len(found) != len(self._outputs):
             raise RuntimeError(f"{len(found)} outputs instead of {len(self._outputs)}")
-        return {name: tensor.numpy() for name, tensor in zip(self._outputs, found, strict=True)}
+        return {name: array_of(tensor) for name, tensor in zip(self._outputs, found, strict=True)}
 
 
 def _in_memory(data: bytes) -> str:

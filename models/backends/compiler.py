@@ -63,13 +63,14 @@ def make(papers: HandOff, name: str, target: Path) -> Form:
     import torch
 
     from models.program import opened, writes_in_place
+    from models.torch_tensors import tensor_of
 
     torch.set_num_threads(1)
     program = opened(papers.read(MODEL))
     form = _form(program, papers, writes=writes_in_place(program))
     golden = papers.golden()[0]
     rows = {item.name: np.resize(golden[item.name], (_EXAMPLE_ROWS, *item.shape[1:])) for item in form.inputs}
-    examples = {name: torch.from_numpy(array) for name, array in rows.items()}
+    examples = {item.name: tensor_of(rows[item.name], item.dtype) for item in form.inputs}
     with torch.no_grad():
         (_make_aot if name == "aot" else _make_onnx)(program, examples, target / FILES[name])
     return form

@@ -23,6 +23,7 @@ from models.backends import COMPILED
 from models.backends.compiled import FORMAT, MANIFEST, Compiled, Form, Manifest, key, made_for, remembered
 from models.errors import BackendUnavailable, HandOffError
 from models.handoff_folder import HandOff
+from models.tensors import BFLOAT16
 
 FILES = {"onnx": "model.onnx", "aot": "model.so"}
 FORM = "form.json"
@@ -40,6 +41,8 @@ def compile_backend(handoff: HandOff, name: str, *, folder: Path, seconds: float
         raise BackendUnavailable(f"the backends that are compiled are {list(COMPILED)}, found {name!r}: it needs no file")
     if name == "aot" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise BackendUnavailable("the backend 'aot' needs a C++ compiler (g++) to be made, there is none: install one, or do without")
+    if name == "onnx" and any(spec.dtype == BFLOAT16 for spec in (*handoff.model.inputs, *handoff.model.outputs)):
+        raise BackendUnavailable("ONNX Runtime must be able to take and give what the model does, it has no bfloat16 here: use another")
     until = time.monotonic() + seconds
     identity = key(handoff, name)
     _prepare(folder)

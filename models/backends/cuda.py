@@ -19,7 +19,8 @@ from models.document import MODEL, OutputSpec
 from models.errors import BackendUnavailable
 from models.handoff_folder import HandOff
 from models.program import input_order, on_device, opened, output_values, writes_in_place
-from models.tensors import Array
+from models.tensors import Array, held_as
+from models.torch_tensors import array_of, tensor_of
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes with a graph; captured when first met."""
@@ -70,7 +71,8 @@ class CudaRunner(Framed):
         lane = self._lane(next(size for size in SIZES if size >= rows)) if self._capturable else None
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if lane is None:
-                found = self._forward({name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()})
+                types = {spec.name: spec.dtype for spec in self.inputs}
+                found = self._forward({name: tensor_of(array, types[name], device="cuda") for name, array in inputs.items()})
                 return {spec.name: self._host(found[spec.name], spec) for spec in wanted}
             return self._replay(lane, inputs, wanted, rows=rows)
 
@@ -98,21 +100,21 @@ class CudaRunner(Framed):
         return self._lanes[rows]
 
     def _captured(self, rows: int) -> _Lane:
-        shapes = {spec.name: ((rows, *spec.shape[1:]), getattr(torch, spec.dtype)) for spec in (*self.inputs, *self.outputs)}
-        sent = {spec.name: _pinned(*shapes[spec.name]) for spec in self.inputs}
+        types = {spec.name: getattr(torch, spec.dtype) for spec in (*self.inputs, *self.outputs)}
+        sent = {spec.name: _pinned((rows, *spec.shape[1:]), spec.dtype) for spec in self.inputs}
         golden = self.handoff.golden()[0]
         for name, tensor in sent.items():
             tensor.numpy()[:] = np.resize(golden[name], tensor.shape)
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            taken = {name: tensor.to("cuda") for name, tensor in sent.items()}
+            taken = {name: tensor.to("cuda", types[name]) for name, tensor in sent.items()}
             for _ in range(_WARM_UPS):  # libraries choose their algorithms and take their workspace now, not while it is recorded
                 self._forward(taken)
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 given = self._forward(taken)
-                given = {spec.name: given[spec.name].to(getattr(torch, spec.dtype)) for spec in self.outputs}
-        received = {spec.name: _pinned(tuple(given[spec.name].shape), given[spec.name].dtype) for spec in self.outputs}
+                given = {spec.name: given[spec.name].to(types[spec.name]) for spec in self.outputs}
+        received = {spec.name: _pinned(tuple(given[spec.name].shape), spec.dtype) for spec in self.outputs}
         return _Lane(rows=rows, sent=sent, taken=taken, given=given, received=received, graph=graph)
 
     def _forward(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -121,9 +123,9 @@ class CudaRunner(Framed):
             return output_values(self._module(*args, **kwargs), self.outputs)
 
     def _host(self, tensor: torch.Tensor, spec: OutputSpec) -> Array:
-        array: Array = tensor.to(getattr(torch, spec.dtype)).cpu().numpy()
-        return array
+        return array_of(tensor.to(getattr(torch, spec.dtype)))
 
 
-def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, pin_memory=True)
+def _pinned(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    """Return pinned memory that numpy can write and read: where it holds bfloat16, the copy to or from the device converts."""
+    return torch.empty(shape, dtype=getattr(torch, held_as(dtype)), pin_memory=True)

@@ -8,7 +8,7 @@ import numpy as np
 from models.document import InputSpec, OutputSpec
 from models.errors import InputRefused, ProgramError
 from models.handoff_folder import HandOff
-from models.tensors import Array, check_inputs, lent, mismatch, owned
+from models.tensors import Array, check_inputs, held_as, lent, mismatch, owned
 
 
 class Framed(ABC):
@@ -42,7 +42,7 @@ class Framed(ABC):
         rows = check_inputs(inputs, self.inputs)
         specs = [spec for spec in self.outputs if wanted is None or spec.name in wanted]
         if not rows:
-            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=spec.dtype) for spec in specs}
+            return {spec.name: np.zeros((0, *spec.shape[1:]), dtype=held_as(spec.dtype)) for spec in specs}
         chunks = [self._chunk(inputs, slice(at, at + self._batch_size), specs) for at in range(0, rows, self._batch_size)]
         if len(chunks) == 1:
             return chunks[0]

@@ -84,6 +84,7 @@ REFUSED = [
     at("model/file", "model.pkl"),
     at("model/inputs", []),
     at("model/inputs/0/dtype", "complex64"),
+    at("model/inputs/0/dtype", "BYTES"),
     at("model/inputs/0/shape", []),
     at("model/inputs/0/shape", [50]),
     at("model/inputs/0/shape", [-1, -1]),
@@ -112,6 +113,7 @@ def test_both_refuse_the_same_faults(good: dict[str, Any], number: int) -> None:
 
 ACCEPTED = [
     at("model/classes", KeyError),
+    at("model/inputs/0/dtype", "bfloat16"),
     at("model/roles", {}),
     at("model/score_threshold", None),
     at("model/score_threshold", 3),

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import HandOffError, InputRefused, ProgramError
+from models.backends.compiling import compile_backend
+from models.errors import BackendUnavailable, HandOffError, InputRefused, ProgramError
 from models.handoff import load
 from models.program import Program, export
 from models.program_form import archive_bytes, declared_form
 from tests.models.breaking import rewrite
 from tests.models.tiny import LENGTH, TinyModel, tiny_signals
+from tests.models.typed import typed_inputs, write_typed_handoff
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +193,25 @@ def test_a_module_that_cannot_be_exported_is_a_sentence() -> None:
 
     with pytest.raises(HandOffError, match="must be exportable"):
         export(Branching(), {"signal": tiny_signals(2)})
+
+
+def test_bfloat16_is_held_as_float32_rounded_on_the_way_in_and_told_from_float32(tmp_path: Path) -> None:
+    program = Program.load(write_typed_handoff(tmp_path / "typed"))
+    inputs = typed_inputs(3)
+    inputs["weight"] = np.full((3, 3), 1 + 2**-8, np.float32)  # lies between two numbers of bfloat16: ties go to the even one
+    assert program(inputs, wanted=["heavier"])["heavier"].tolist() == [[2.0] * 3] * 3
+    with pytest.raises(InputRefused, match=r"must be bfloat16 \[-1, 3\], found float64 \[3, 3\] \(an array holds bfloat16 as float32\)"):
+        program({**inputs, "weight": inputs["weight"].astype(np.float64)})
+    rewrite(tmp_path / "typed", lambda value: value["model"]["outputs"][0].update(dtype="bfloat16"))
+    with pytest.raises(ProgramError, match="output 'total' must be bfloat16"):
+        Program.load(tmp_path / "typed")(inputs)
+    with pytest.raises(BackendUnavailable, match="no bfloat16"):
+        compile_backend(load(tmp_path / "typed"), "onnx", folder=tmp_path / "compiled")
+
+
+def test_text_is_refused_with_what_to_do_instead(broken: Path) -> None:
+    with pytest.raises(HandOffError, match="no tensor holds BYTES; encode text as rows of uint8 or int64"):
+        export(TinyModel(), {"signal": np.array(["M31", "M33"])})
+    rewrite(broken, lambda value: value["model"]["inputs"][0].update(dtype="BYTES"))
+    with pytest.raises(HandOffError, match=r"model\.inputs\.0\.dtype: must be a type of numbers, found 'BYTES': .*no tensor holds BYTES"):
+        load(broken)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from serving import access_document, access_keys
 from serving.access import Access, Action, Peer, Refused, own_reader, unknown_model
 from serving.errors import AccessFileError
+from serving.gateway import Gateway
 from serving.grants import ALLOWED, Role
 from tests.serving.keeping import NOW, House
 
@@ -255,14 +256,17 @@ def strangers_door(tmp_path_factory):
 
 def test_a_changed_file_is_in_force_without_a_restart_and_a_broken_one_is_not(house, caplog):
     access = Access(house.client("first").write())
+    metrics = Gateway(["desi-vae"], token="t", access=access).metrics
     first, before = house.headers("first"), ask(access, house.headers("first"))
     assert (before, access.refresh()) == (200, False)
+    assert b"\nfirstlight_gateway_access_file_problem 0.0" in metrics.page()
     # When somebody breaks it, then the last good one stays in force and the log says so loudly
     house.path.write_text("format: firstlight/access/v1\nclients: [{name: first}]\n")
     assert not access.refresh()
     assert ask(access, first) == 200
     assert "clients.0.roles" in access.problem
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert b"\nfirstlight_gateway_access_file_problem 1.0" in metrics.page()
     # And when it disappears
     house.path.unlink()
     assert (access.refresh(), ask(access, first), "readable" in access.problem) == (False, 200, True)
@@ -271,6 +275,7 @@ def test_a_changed_file_is_in_force_without_a_restart_and_a_broken_one_is_not(ho
     house.client("second").write()
     assert access.refresh()
     assert (access.problem, ask(access, first), ask(access, house.headers("second"))) == ("", 401, 200)
+    assert b"\nfirstlight_gateway_access_file_problem 0.0" in metrics.page()
 
 
 def test_the_thread_follows_the_file_and_swapped_links(house, tmp_path, until):

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from serving import tracing
 from serving.arena import Arena
 from serving.engine import Engine, State
 from serving.errors import DeadlineError, ModelFailedError, NotReadyError, OverloadedError, ProtocolError
@@ -265,15 +266,18 @@ def test_what_a_lost_worker_had_is_tried_once_more_and_each_alone():
     scenario(story, workers=1)
 
 
-def test_a_request_that_two_workers_were_lost_over_is_given_up_and_the_next_is_answered():
+def test_a_request_that_two_workers_were_lost_over_is_given_up_and_the_next_is_answered(caplog):
     async def story(engine, staff, ask):
+        tracing.about(request_id="deadly")
         deadly = ask(1)
+        tracing.about(request_id="")
         await turn()
         staff.busy()[0].die()
         await turn()
         staff.busy()[0].die()
         with pytest.raises(ModelFailedError, match="two workers"):
             await deadly
+        assert [record.request_id for record in caplog.records if "lost over" in record.message] == ["deadly"] * 2
         staff.hire()
         asked = ask(1)
         await compute_all(staff)
@@ -282,11 +286,14 @@ def test_a_request_that_two_workers_were_lost_over_is_given_up_and_the_next_is_a
     scenario(story)
 
 
-def test_a_batch_that_fails_is_tried_one_by_one_and_only_the_bad_one_fails():
+def test_a_batch_that_fails_is_tried_one_by_one_and_only_the_bad_one_fails(caplog):
     async def story(engine, staff, ask):
         first = ask(1)
         await turn()
-        asked = [ask(1), ask(1)]
+        asked = []
+        for name in ("bad", "good"):
+            tracing.about(request_id=name, headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
+            asked.append(ask(1))
         await turn()
         worker = staff.workers[0]
         worker.compute()
@@ -297,6 +304,10 @@ def test_a_batch_that_fails_is_tried_one_by_one_and_only_the_bad_one_fails():
         await first
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in answers] == [ModelFailedError, dict]
+        # and the log says which requests it was about: both, then the one that failed alone, with its trace where that is known
+        together, alone = (record for record in caplog.records if "the model failed" in record.message)
+        assert together.request_ids == ["bad", "good"]
+        assert (alone.request_id, alone.trace_id) == ("bad", "a" * 32)
 
     scenario(story, workers=1)
 
