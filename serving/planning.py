@@ -13,6 +13,8 @@ BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Wait before the n-th start after n failures in a row; the last value holds for all later ones."""
 STEADY_SECONDS = 30.0
 """A server that was ready for this long has its failures forgotten."""
+SHORTEST_SECONDS = 0.1
+"""Shortest time for which a canary's share is set."""
 
 
 class ServerState(StrEnum):
@@ -57,21 +59,39 @@ def rehearsed(target: Traffic, *, previous: str | None, states: Mapping[str, Ser
     return (previous,) if settled or has_server else ()
 
 
-def route(target: Traffic, *, ready: Collection[str], present: Traffic) -> Traffic:
-    """Return the traffic to make true now, by versions that are ready.
+def baselines(target: Traffic, *, wanted: Collection[str]) -> tuple[str, ...]:
+    """Return the versions that should have a baseline's server: stable's, from the moment on in which the canary is started."""
+    return (target.stable,) if target.baseline and target.stable is not None and target.canary in wanted else ()
 
-    Wanted stable not ready: whoever carries the traffic now keeps it while it is ready (nothing is taken away before there is
-    something better), be it stable or a canary that stood in for it; else the canary takes all, else nobody does.
+
+def route(target: Traffic, *, ready: Collection[str], present: Traffic, fresh: Collection[str] = ()) -> Traffic:
+    """Return the traffic to make true now, by versions that are ready; ``fresh`` are those whose baseline's server is.
+
+    A baseline gets its share only beside stable and canary. While stable has no other server, the baseline's answers for it: the same version,
+    replayed the same golden vectors. Wanted stable not ready at all: whoever carries the traffic now keeps it while it is ready (nothing is taken
+    away before there is something better), be it stable or a canary that stood in for it; else the canary takes all, else nobody does.
     """
     canary = target.canary if target.canary in ready else None
     if target.stable is None:
         return _alone(canary, weight=target.canary_weight) if canary or present.stable not in ready else Traffic(stable=present.stable)
-    if target.stable in ready:
-        return Traffic(stable=target.stable, canary=canary, canary_weight=target.canary_weight if canary else 0)
-    carrier = _carrier(present, ready=ready)
+    if target.stable in ready or target.stable in fresh:
+        compared = target.baseline and canary is not None and target.stable in ready and target.stable in fresh
+        weight = target.canary_weight if canary else 0
+        return Traffic(stable=target.stable, canary=canary, canary_weight=weight, baseline=compared)
+    carrier = _carrier(present, ready=(*ready, *fresh))
     if carrier is not None and carrier not in target.versions:
         return Traffic(stable=carrier)
     return _alone(canary, weight=target.canary_weight and 100)
+
+
+def canary_seconds(traffic: Traffic, *, target: Traffic, left: float | None) -> float | None:
+    """Return how long the gateway may send the canary of ``traffic`` requests without being told again; None: until it is told.
+
+    That is what is ``left`` of the lease. But a canary that stands in for a stable that is sick has nobody to give its requests back to.
+    """
+    if left is None or traffic.canary is None or (traffic.stable is None and target.stable is not None):
+        return None
+    return max(left, SHORTEST_SECONDS)
 
 
 def removable(existing: Collection[str], *, wanted: Collection[str], routed: Traffic, in_flight: Mapping[str, int]) -> tuple[str, ...]:
