@@ -110,8 +110,8 @@ class Stream:
 class Pairs:
     """Requests that both were asked: one answered the caller, the other got a copy. Always seen as canary against control, whoever was live.
 
-    A copy that was dropped because there was no room for it is no pair. A held-out spectrum that is sent again and again is one pair,
-    not many: count its first answers only.
+    A copy that was dropped because there was no room for it is no pair. A held-out spectrum that is sent again fails or not anew, but has no new
+    answers: leave ``answers``, ``flags`` and ``classes`` out from the second time on.
     """
 
     total: int = 0
@@ -120,10 +120,12 @@ class Pairs:
     """Of them, those to which the canary gave none: no answer in time, an error, or no number (NaN) where the control had one."""
     copied: int = 0
     """Of ``total``, those of which the canary got a copy; of the others it got the live request, which ``Evidence.canary`` counts already."""
-    copied_back: int = 0
-    """Copies that went to the control, of requests that the canary answered."""
+    control_total: int = 0
+    """Requests here that the control was asked: its live ones of which the canary was to get a copy, **the failed ones too**, and copies of the
+    canary's."""
     control_failed: int = 0
-    """Of them, those to which the control gave no usable answer; they are not in ``total``."""
+    """Of them, those to which the control gave no usable answer; they are not in ``total``. Without them a service that fails now and then would
+    make every canary look worse."""
     answers: Mapping[str, Counts] = field(default_factory=dict)
     """Output -> differences, canary minus control, by :func:`step`."""
     flags: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -138,7 +140,7 @@ class Pairs:
     def __post_init__(self) -> None:
         _check_part("failed pairs", self.failed, "pairs", self.total)
         _check_part("copies to the canary", self.copied, "pairs", self.total)
-        _check_part("failed copies", self.control_failed, "copies to the control", self.copied_back)
+        _check_part("failed requests of the control", self.control_failed, "requests of the control", self.control_total)
         for output, counts in self.answers.items():
             _check_counts(f"differences of {output}", counts)
         for what, counted in {"flags": self.flags, **self.classes}.items():
@@ -162,13 +164,14 @@ class Pairs:
         """Return one pair as evidence; every couple is (control's, canary's).
 
         ``live`` is who answered the caller, ``control`` or ``canary``. A number that the control has and the canary has not makes the pair a
-        failed one; one that the control lacks is left out. When the control failed, there is nothing to compare with.
+        failed one; one that the control lacks is left out. When the control failed, live or as a copy, there is nothing to compare with, but it
+        counts: give those too.
         """
         if control_failed:
-            return cls(copied_back=1, control_failed=1) if live == "canary" else cls()
+            return cls(control_total=1, control_failed=1)
         numbers = {name: pair for name, pair in (answers or {}).items() if math.isfinite(pair[0])}
         failed = canary_failed or not all(math.isfinite(pair[1]) for pair in numbers.values())
-        one = cls(total=1, failed=int(failed), copied=int(live == "control"), copied_back=int(live == "canary"))
+        one = cls(total=1, failed=int(failed), copied=int(live == "control"), control_total=1)
         if not failed:
             one = replace(
                 one,
@@ -185,7 +188,7 @@ class Pairs:
             total=self.total + more.total,
             failed=self.failed + more.failed,
             copied=self.copied + more.copied,
-            copied_back=self.copied_back + more.copied_back,
+            control_total=self.control_total + more.control_total,
             control_failed=self.control_failed + more.control_failed,
             answers={name: _sum(self.answers.get(name, {}), more.answers.get(name, {})) for name in sorted({*self.answers, *more.answers})},
             flags=_add_four(self.flags, more.flags),
@@ -266,6 +269,8 @@ class Reference:
 
     control: bool = True
     """Whether there is a version to compare with."""
+    latency: bool = True
+    """Whether answers are timed."""
     quality: bool = True
     """Whether answers come whose right answer is known."""
     agreement: bool = True

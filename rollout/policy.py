@@ -29,11 +29,11 @@ class Measure(StrEnum):
 
 
 SHARES: Mapping[Measure, float] = {
-    Measure.ERRORS: 0.25,
+    Measure.ERRORS: 0.2,
     Measure.LATENCY: 0.1,
     Measure.QUALITY: 0.1,
-    Measure.ANSWERS: 0.4,
-    Measure.FLAGS: 0.1,
+    Measure.ANSWERS: 0.5,
+    Measure.FLAGS: 0.05,
     Measure.CLASSES: 0.05,
 }
 
@@ -140,7 +140,7 @@ class RolloutPolicy(_Rules):
     """Lowest share of good answers, 0..1, where there is no stable version to compare with."""
     answers: dict[str, AnswerRule] = Field(default_factory=lambda: {"anomaly_score": AnswerRule()})
     """Number in the answers (an output's name, or its role) -> how far it may move. What the model does not answer is not asked."""
-    flags_margin: float = Field(default=0.02, gt=0, lt=1, allow_inf_nan=False)
+    flags_margin: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)
     """How far the share of requests called an anomaly may move, up or down, on the same requests, as a difference of shares 0..1."""
     classes_margin: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)
     """How far the share of any one class may move, up or down, on the same requests, as a difference of shares 0..1."""
