@@ -26,9 +26,9 @@ In every phase the rows are asked from above; the first that applies is the outc
     4  watched long enough  SUCCEEDED, unless PAUSE comes with it
     an end                  unchanged
 
-*Back* is all traffic on the old stable. It waits (the rollout stays, and says so) while that would be traffic to nothing: while stable
-is not ready or STABLE_SICK and a canary with traffic answers, and after the promotion whenever the old stable is not ready. The other events change nothing: a promotion that has begun is
-carried through before a pause or a new version counts.
+*Back* is all traffic on the old stable. It waits (the rollout stays, and says so) while that would be traffic to nothing: while
+stable is not ready or STABLE_SICK and a canary with traffic answers, and after the promotion whenever the old stable is not ready.
+The other events change nothing: a promotion that has begun is carried through before a pause or a new version counts.
 
 What the verdict is about depends on the phase: in STARTING whether the canary is ready (``analysis.readiness``), in PROMOTING
 whether the store has moved the champion (*pass* it has, *fail* it refused, *cannot tell* it does not answer), in all others

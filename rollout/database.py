@@ -3,6 +3,9 @@
 SQLite: WAL, foreign keys, a busy timeout, ``BEGIN IMMEDIATE`` for writers, ``synchronous=FULL`` so that a promotion that was
 reported outlives a power cut. PostgreSQL: writers take one advisory transaction lock. So on both, what a writer reads inside
 its transaction is still true when it commits, and compare-and-set needs no retry loop.
+
+Nobody waits for ever: a server that does not answer is given up (``watchdog``), and one that is stopped in the middle of writing
+loses its transaction, so that it does not stop the others (PostgreSQL; a stopped writer on SQLite holds the file until it ends).
 """
 
 import sqlite3
@@ -14,10 +17,14 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, in
 from sqlalchemy.engine import URL, make_url
 
 from rollout.errors import StoreBusy, StoreRefused, StoreUnreachable
-from rollout.tables import METADATA, MIGRATIONS, SCHEMA, SCHEMA_VERSION
+from rollout.migrations import revision, upgrade
+from rollout.tables import METADATA, REVISION, SCHEMA, SCHEMA_VERSION
+from rollout.watchdog import Watchdog
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for another one before it gives up with StoreBusy."""
+_ANSWER_SECONDS = 5.0
+"""How long a server may take for what it is asked, beside waiting for other writers; then it counts as unreachable."""
 _POSTGRES_LOCK = 0x66697273  # "firs": any constant that nothing else in the database uses
 
 
@@ -28,8 +35,10 @@ class Database:
         self._url = _parsed(url)
         self._busy_seconds = busy_seconds
         self._engine = self._make_engine()
+        self.found = SCHEMA_VERSION
+        """The schema that was there before this opened it; 0: none."""
         try:
-            self._prepare()
+            self.found = self._prepare()
         except BaseException:
             self.close()
             raise
@@ -49,39 +58,45 @@ class Database:
         """One transaction that commits as a whole or not at all, alone among writers."""
         with self._translated(), self._engine.connect().execution_options(writes=True) as connection, connection.begin():
             if connection.dialect.name == "postgresql":
-                connection.execute(text(f"SET LOCAL lock_timeout = {int(self._busy_seconds * 1000)}"))
+                connection.execute(text(_limits(self._busy_seconds)))
                 connection.execute(select(text(f"pg_advisory_xact_lock({_POSTGRES_LOCK})")))
             yield connection
 
     def _make_engine(self) -> Engine:
         if self._url.get_backend_name() != "sqlite":
-            return create_engine(self._url, pool_pre_ping=True)
+            limit = self._busy_seconds + _ANSWER_SECONDS
+            patience = {} if "connect_timeout" in self._url.query else {"connect_timeout": max(2, round(limit))}
+            server = create_engine(self._url, connect_args=patience)
+            Watchdog(limit).guard(server)
+            return server
         engine = create_engine(self._url, connect_args={"timeout": self._busy_seconds})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> int:
+        """Make the tables, or bring them up to ours; return the schema that was there."""
         with self.reading() as connection:
-            if self._schema(connection) == SCHEMA_VERSION:
-                return
+            found = self._schema(connection)
+        if found == SCHEMA_VERSION:
+            return found
         with self.writing() as connection:
             found = self._schema(connection)  # another process may have been faster
             if found == 0:
                 METADATA.create_all(connection)
                 connection.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
-                return
-            for older in range(found, SCHEMA_VERSION):  # one transaction: a process that dies in it has changed nothing
-                for statement in MIGRATIONS[older]:
-                    connection.execute(text(statement))
-            connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
+                connection.execute(insert(REVISION).values(version_num=revision(SCHEMA_VERSION)))
+            elif found < SCHEMA_VERSION:  # one transaction: a process that dies in it has changed nothing
+                upgrade(connection, found=found, to=SCHEMA_VERSION)
+                connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
+        return found
 
     def _schema(self, connection: Connection) -> int:
         """Return the schema that is there, 0 when there is none. Raises StoreRefused for one that cannot be brought up to ours."""
         if not inspect(connection).has_table(SCHEMA.name):
             return 0
         found = connection.execute(select(SCHEMA.c.version)).scalar()
-        if found != SCHEMA_VERSION and found not in MIGRATIONS:
+        if found is None or not 1 <= found <= SCHEMA_VERSION:
             raise StoreRefused(
                 f"the rollout store {self._name} must have schema {SCHEMA_VERSION}, found {found!r}; use the firstlight that wrote it"
             )
@@ -101,6 +116,23 @@ class Database:
             raise StoreUnreachable(
                 f"the rollout store {self._name} must answer, it does not ({error}); see that the server runs"
             ) from error
+
+
+def bring_up(url: str) -> tuple[int, int]:
+    """Make the store behind ``url``, or bring it up to our schema; return the schema that was there (0: none) and the one that is.
+
+    Opening a store does the same. Raises StoreRefused, StoreBusy, StoreUnreachable.
+    """
+    database = Database(url)
+    database.close()
+    return database.found, SCHEMA_VERSION
+
+
+def _limits(busy_seconds: float) -> str:
+    """Return what a writer on PostgreSQL may take: waiting for another one, for one statement, and silent in the middle."""
+    wait, work = int(busy_seconds * 1000), int(_ANSWER_SECONDS * 1000)
+    limits = {"lock_timeout": wait, "statement_timeout": wait + work, "idle_in_transaction_session_timeout": work}
+    return "; ".join(f"SET LOCAL {name} = {milliseconds}" for name, milliseconds in limits.items())
 
 
 def _parsed(url: str) -> URL:

@@ -1,12 +1,14 @@
-"""The store's schema. SQLAlchemy Core, the same on SQLite and PostgreSQL; ``SCHEMA_VERSION`` is written into the database.
+"""The store's schema, as a new database gets it; ``migrations`` brings an older one to the very same.
 
-The champion of (environment, model) is not a column somebody can set twice: it is the history line with the highest
+SQLAlchemy Core, the same on SQLite and PostgreSQL. ``SCHEMA_VERSION`` is written into the database, where a firstlight of any age
+looks for it; Alembic's own table says the same as a revision. The champion of (environment, model) is not a column somebody can set twice: it is the history line with the highest
 sequence, and (environment, model, sequence) is unique. History and decisions refuse UPDATE and DELETE by trigger.
 """
 
 from sqlalchemy import (
     DDL,
     JSON,
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -14,6 +16,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -22,11 +25,18 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 METADATA = MetaData()
 
 SCHEMA = Table("rollout_schema", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
+
+REVISION = Table(
+    "rollout_revision", METADATA, Column("version_num", String(32)), PrimaryKeyConstraint("version_num", name="rollout_revision_pkc")
+)
+"""Alembic's, under a name of our own: MLflow may keep its ``alembic_version`` in the same database."""
+
+_NO = text("false")
 
 DESIRED = Table(
     "desired_state",
@@ -40,6 +50,11 @@ DESIRED = Table(
     Column("lease_until", Float),
     Column("changed_by", String, nullable=False),
     Column("changed_at", Float, nullable=False),
+    Column("baseline", Boolean, nullable=False, server_default=_NO),
+    Column("lease_seconds", Float),
+    Column("sticky", String),
+    Column("shadow_percent", Integer, nullable=False, server_default="0"),
+    Column("drill", String),
     CheckConstraint("canary_weight BETWEEN 0 AND 100", name="desired_weight_is_percent"),
     CheckConstraint("(canary IS NULL) = (lease_until IS NULL)", name="desired_canary_holds_a_lease"),
 )
@@ -55,6 +70,8 @@ OBSERVED = Table(
     Column("gateway_url", String),
     Column("heartbeat", Float, nullable=False),
     Column("problems", JSON, nullable=False),
+    Column("baseline_ready", Boolean, nullable=False, server_default=_NO),
+    Column("drill", JSON(none_as_null=True)),
 )
 
 VERSIONS = Table(
@@ -132,14 +149,72 @@ STEPS = Table(
     sqlite_autoincrement=True,
 )
 
-MIGRATIONS = {
-    1: (
-        "ALTER TABLE versions ADD COLUMN backend VARCHAR NOT NULL DEFAULT 'eager'",
-        "ALTER TABLE versions ADD COLUMN backend_digest VARCHAR",
-        "ALTER TABLE versions ADD COLUMN signature TEXT",
-    ),
-}
-"""Schema -> statements that make the next one of it, the same on SQLite and PostgreSQL; what was stored stays."""
+FENCES = Table(
+    "fences",
+    METADATA,
+    Column("environment", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("token", Integer, nullable=False),
+)
+
+ROLLOUTS = Table(
+    "rollouts",
+    METADATA,
+    Column("environment", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("release_id", String, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("holder", String, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("status", JSON(none_as_null=True)),
+    Column("evidence", JSON(none_as_null=True)),
+    Column("paused", Boolean, nullable=False),
+    Column("abort", Boolean, nullable=False),
+    Column("approved_by", String),
+    Column("said", Text, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+DRILLS = Table(
+    "drills",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("environment", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("verdict", String, nullable=False),
+    Column("seconds", Float),
+    Column("answered", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+EXPERIMENTS = Table(
+    "experiments",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("environment", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("a", String, nullable=False),
+    Column("b", String, nullable=False),
+    Column("share", Integer, nullable=False),
+    Column("sticky", String),
+    Column("until", Float, nullable=False),
+    Column("begun_by", String, nullable=False),
+    Column("begun_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("ended_by", String),
+    Column("ended_because", Text),
+    sqlite_autoincrement=True,
+)
+_NOT_ENDED = text("ended_at IS NULL")
+Index(
+    "one_open_experiment", EXPERIMENTS.c.environment, EXPERIMENTS.c.model, unique=True, sqlite_where=_NOT_ENDED, postgresql_where=_NOT_ENDED
+)
 
 _SQLITE_APPEND_ONLY = """
 CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
@@ -164,5 +239,5 @@ def _append_only(table: Table) -> None:
         event.listen(table, "after_create", statement.execute_if(dialect="postgresql"))
 
 
-for _table in (CHAMPIONS, DECISIONS, STEPS):
+for _table in (CHAMPIONS, DECISIONS, STEPS, DRILLS):
     _append_only(_table)

@@ -13,7 +13,7 @@ from sqlalchemy import event
 from rollout.errors import StoreBusy, StoreRefused, StoreUnreachable
 from rollout.spec import Traffic
 from rollout.store import Store
-from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release, open_store, promote, raw, servable
+from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release, open_store, promote, servable
 
 HERE = (ENVIRONMENT, MODEL)
 
@@ -92,13 +92,6 @@ def test_a_server_that_does_not_run_is_a_sentence_without_the_password() -> None
     with pytest.raises(StoreUnreachable, match="must answer, it does not") as refused:
         open_store("postgresql+psycopg://somebody:secret@127.0.0.1:1/x")
     assert "secret" not in str(refused.value)
-
-
-def test_the_schema_of_another_version_is_refused(path: Path) -> None:
-    with Store(f"sqlite:///{path}") as store:
-        raw(store, "UPDATE rollout_schema SET version = 99")
-    with pytest.raises(StoreRefused, match="must have schema 2, found 99"):
-        Store(f"sqlite:///{path}")
 
 
 def test_a_writer_that_waits_too_long_is_told_so_and_readers_do_not_wait(path: Path) -> None:

@@ -1,88 +1,215 @@
 """A store of an earlier schema is brought up to ours with everything in it, in one transaction; and how a version is run is kept."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
-from rollout.database import Database
+from rollout.database import Database, bring_up
 from rollout.errors import StoreRefused, UnknownVersion
-from rollout.tables import MIGRATIONS, SCHEMA_VERSION
-from tests.rollout.stores import ENVIRONMENT, MODEL, open_store, promote, raw, servable
+from rollout.migrations import revision, upgrade
+from rollout.tables import METADATA, REVISION, SCHEMA_VERSION
+from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_store, raw, servable
 
-AGO = tuple(f"ALTER TABLE versions DROP COLUMN {name}" for name in ("backend", "backend_digest", "signature"))
-"""What makes schema 1 of schema 2."""
-
-
-def take_back(store: Any, statements: Sequence[str] = AGO) -> None:
-    for statement in (*statements, "UPDATE rollout_schema SET version = 1"):
-        raw(store, statement)
-    store.close()
+HERE = (ENVIRONMENT, MODEL)
+OLDER = range(1, SCHEMA_VERSION)
+FORK = multiprocessing.get_context("fork")
 
 
-def columns(store: Any) -> list[tuple[str, str, bool]]:
-    with store._database.reading() as connection:
-        return [(column["name"], str(column["type"]), column["nullable"]) for column in inspect(connection).get_columns("versions")]
+def make_old(url: str, schema: int) -> None:
+    """Make a store as the firstlight of that schema left it, with a canary of 2 beside champion 1. Alembic's table came with schema 3."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        upgrade(connection, found=0, to=schema)
+        if schema < 3:
+            connection.execute(text("DROP TABLE rollout_revision"))
+        for statement in OLD_DATA:
+            connection.execute(text(statement.format(schema=schema)))
+    engine.dispose()
 
 
-def test_a_store_of_schema_1_keeps_its_data_and_its_versions_run_eagerly(store: Any, store_url: str) -> None:
-    # Given a store as schema 1 had it, with a champion
-    promote(store, "1", expected=None)
-    promote(store, "2", expected="1")
-    fresh = columns(store)
-    history, decisions = store.history(ENVIRONMENT, MODEL), store.decisions(ENVIRONMENT, MODEL)
-    take_back(store)
-    # When this firstlight opens it, twice
-    for _ in range(2):
-        with open_store(store_url) as opened:
-            # Then everything is there, in the very tables a new store has
-            assert columns(opened) == fresh
-            assert opened.version(MODEL, "1") == servable("1")
-            assert (opened.version(MODEL, "1").backend, opened.version(MODEL, "1").backend_digest) == ("eager", None)
-            assert (opened.history(ENVIRONMENT, MODEL), opened.decisions(ENVIRONMENT, MODEL)) == (history, decisions)
+OLD_DATA = (
+    "INSERT INTO rollout_schema VALUES ({schema})",
+    *(
+        "INSERT INTO versions (model, version, folder, model_digest, handoff_digest, added_at) "
+        f"VALUES ('{MODEL}', '{version}', '/handoffs/x', '{digest}', '{digest[::-1]}h', 1.0)"
+        for version, digest in DIGESTS.items()
+    ),
+    f"INSERT INTO champions VALUES ('{ENVIRONMENT}', '{MODEL}', 1, '1', '{DIGESTS['1']}', NULL, 'promote', 'r', 'release r passed', 'flow', 2.0)",
+    f"INSERT INTO desired_state (environment, model, generation, stable, canary, canary_weight, lease_until, changed_by, changed_at) "
+    f"VALUES ('{ENVIRONMENT}', '{MODEL}', 4, '1', '2', 25, 60.0, 'flow', 3.0)",
+    f"INSERT INTO observed_state VALUES ('{ENVIRONMENT}', '{MODEL}', 4, NULL, '[\"1\"]', NULL, 3.5, '[]')",
+    f"INSERT INTO decisions (environment, model, what, digest, detail, made_by, at) "
+    f"VALUES ('{ENVIRONMENT}', '{MODEL}', 'promote', 'd', 'champion 1 is version 1', 'flow', 2.0)",
+)
 
 
-def test_processes_that_open_an_old_store_at_once_bring_it_up_once(store: Any, store_url: str) -> None:
-    take_back(store)
-    problems: list[Exception] = []
+def check_old_data(url: str) -> None:
+    with open_store(url) as store:
+        assert store.version(MODEL, "1") == servable("1")
+        assert (store.version(MODEL, "1").backend, store.version(MODEL, "1").backend_digest) == ("eager", None)
+        assert [line.version for line in store.history(*HERE)] == ["1"]
+        assert [decision.detail for decision in store.decisions(*HERE)] == ["champion 1 is version 1"]
+        desired, seen = store.desired(*HERE), store.observed(*HERE)
+        assert (desired.generation, desired.traffic.canary_weight, desired.lease_until) == (4, 25, 60.0)
+        assert (desired.lease_seconds, desired.sticky, desired.shadow_percent, desired.drill) == (None, None, 0, None)
+        assert (seen.ready, seen.baseline_ready, seen.drill) == (("1",), False, None)
+        assert (store.rollout(*HERE), store.drills(*HERE), store.experiment(*HERE)) == (None, [], None)
 
-    def open_it() -> None:
-        try:
-            open_store(store_url).close()
-        except Exception as problem:
-            problems.append(problem)
 
-    threads = [threading.Thread(target=open_it) for _ in range(4)]
+def shape(connection: Connection) -> dict[str, Any]:
+    """Everything a schema consists of, as the database tells it; columns in any order, for ALTER TABLE adds at the end."""
+    asked = inspect(connection)
+    tables = {
+        name: {
+            "columns": sorted((str(c["name"]), str(c["type"]), c["nullable"], str(c["default"])) for c in asked.get_columns(name)),
+            "key": asked.get_pk_constraint(name)["constrained_columns"],
+            "foreign": [key["name"] for key in asked.get_foreign_keys(name)],
+            "unique": sorted(str(one["name"]) for one in asked.get_unique_constraints(name)),
+            "checks": sorted(str(one["name"]) for one in asked.get_check_constraints(name)),
+            "indexes": sorted(
+                (str(one["name"]), one["unique"], *(str(option) for option in one["dialect_options"].values()))
+                for one in asked.get_indexes(name)
+            ),
+        }
+        for name in asked.get_table_names()
+    }
+    triggers = {
+        "sqlite": "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' ORDER BY name",
+        "postgresql": "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY tgname, 2",
+    }
+    found = connection.execute(text(triggers[connection.dialect.name])).all()
+    return {**tables, "triggers": [tuple(row) for row in found]}
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_a_store_of_an_older_schema_keeps_its_data(store_url: str, schema: int) -> None:
+    make_old(store_url, schema)
+    assert bring_up(store_url) == (schema, SCHEMA_VERSION)
+    assert bring_up(store_url) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    check_old_data(store_url)
+
+
+def test_what_was_brought_up_is_what_is_made_new(store_url: str) -> None:
+    # Given the shape of a store that was made new
+    assert bring_up(store_url) == (0, SCHEMA_VERSION)
+    engine = create_engine(store_url)
+    with engine.begin() as connection:
+        fresh = shape(connection)
+        METADATA.drop_all(connection)
+    # When one of schema 1 is brought up, then it is the same, and Alembic finds nothing left to do
+    make_old(store_url, 1)
+    bring_up(store_url)
+    with engine.begin() as connection:
+        assert shape(connection) == fresh
+        context = MigrationContext.configure(connection, opts={"version_table": REVISION.name, "compare_server_default": True})
+        assert context.get_current_revision() == revision(SCHEMA_VERSION)
+        assert compare_metadata(context, METADATA) == []
+    engine.dispose()
+
+
+def test_processes_that_open_an_old_store_at_once_bring_it_up_once(store_url: str) -> None:
+    make_old(store_url, 1)
+    begins, found = FORK.Barrier(3), FORK.Queue()
+    processes = [FORK.Process(target=_bring_up_at_once, args=(store_url, begins, found)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    said = sorted(found.get(timeout=30) for _ in processes)
+    for process in processes:
+        process.join()
+    assert said == [1, SCHEMA_VERSION, SCHEMA_VERSION]
+    check_old_data(store_url)
+
+
+def _bring_up_at_once(url: str, begins: Any, found: Any) -> None:
+    begins.wait(20)
+    found.put(bring_up(url)[0])
+
+
+def test_threads_of_one_process_bring_up_stores_at_once(tmp_path: Any) -> None:
+    urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)]
+    for url in urls:
+        make_old(url, 1)
+    threads = [threading.Thread(target=bring_up, args=(url,)) for url in urls]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert problems == []
-    with open_store(store_url) as opened:
-        assert opened.version(MODEL, "3") == servable("3")
+    for url in urls:
+        check_old_data(url)
 
 
-def test_a_migration_that_dies_half_way_has_changed_nothing(store: Any, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_back(store)
-    monkeypatch.setitem(MIGRATIONS, 1, (MIGRATIONS[1][0], "ALTER TABLE nowhere ADD COLUMN x INTEGER"))
-    with pytest.raises(Exception, match="nowhere"):
+def test_a_migration_killed_at_any_statement_has_changed_nothing(store_url: str) -> None:
+    make_old(store_url, 1)
+    for number in range(1, 200):
+        process = FORK.Process(target=_killed_at, args=(store_url, number))
+        process.start()
+        process.join(30)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        if number % 5 == 0:
+            assert_schema(store_url, 1)
+    assert number > 20, "the kills must have hit the migration"
+    assert_schema(store_url, SCHEMA_VERSION)
+    check_old_data(store_url)
+
+
+def _killed_at(url: str, number: int) -> None:
+    """Bring the store up and die at the given statement, as kill -9 would."""
+    seen = iter(range(1, number))
+
+    def count(*_: Any) -> None:
+        if next(seen, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "before_cursor_execute", count)
+    bring_up(url)
+    os._exit(0)
+
+
+def assert_schema(url: str, schema: int) -> None:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version FROM rollout_schema")).scalars().all() == [schema]
+        assert inspect(connection).has_table("experiments") == (schema >= 3)
+    engine.dispose()
+
+
+def test_a_migration_that_fails_half_way_has_changed_nothing(store_url: str) -> None:
+    make_old(store_url, 2)
+    engine = create_engine(store_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE experiments (mine INTEGER)"))
+    engine.dispose()
+    with pytest.raises(Exception, match="already exists"):
         Database(store_url)
-    monkeypatch.undo()
-    with open_store(store_url) as opened:
-        assert opened.version(MODEL, "1").backend == "eager"
+    with engine.begin() as connection:
+        assert not inspect(connection).has_table("fences")
+        connection.execute(text("DROP TABLE experiments"))
+    engine.dispose()
+    check_old_data(store_url)
 
 
-def test_a_schema_without_a_way_to_ours_is_refused(store: Any, store_url: str) -> None:
-    raw(store, "UPDATE rollout_schema SET version = 0")
+@pytest.mark.parametrize("number", [0, 99])
+def test_a_schema_without_a_way_to_ours_is_refused(store: Any, store_url: str, number: int) -> None:
+    raw(store, f"UPDATE rollout_schema SET version = {number}")
     store.close()
-    with pytest.raises(StoreRefused, match=f"must have schema {SCHEMA_VERSION}, found 0"):
+    with pytest.raises(StoreRefused, match=f"must have schema {SCHEMA_VERSION}, found {number}; use the firstlight that wrote it"):
         open_store(store_url)
 
 
-def test_every_schema_but_ours_has_a_way_to_the_next() -> None:
-    assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
+def test_opening_a_store_that_is_up_to_date_does_not_import_alembic(tmp_path: Any) -> None:
+    code = f"import sys; from rollout.store import Store; Store('sqlite:///{tmp_path}/a.db').close(); print('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_how_a_version_is_run_is_kept_and_not_lost_when_it_is_added_again(store: Any) -> None:

@@ -1,0 +1,1 @@
+"""One file for each schema, never changed once it has been released."""
