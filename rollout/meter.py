@@ -89,8 +89,8 @@ class Meter:
         new = {name: _difference(one, before.get(name, {})) for name, one in tracks.items()}
         canary, control = Stream(), Stream()
         for name, one in tracks.items():
-            if one["track"] == "shadow":
-                continue  # copies are judged as pairs
+            if one["track"] in ("shadow", "drill"):
+                continue  # copies: those of a shadow are judged as pairs, those of a drill not at all
             if one["version"] == self._reading.canary:
                 canary = canary.plus(new[name])
             elif self._is_control(one):

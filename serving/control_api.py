@@ -17,7 +17,7 @@ from serving.shadow import Shadows
 
 _LOG = logging.getLogger(__name__)
 _BODY_BYTES = 1 << 16
-_DIGITS = 15
+_DIGITS = 18
 
 
 class ControlApi:
