@@ -7,7 +7,6 @@ The gateway starts the process with the first pair and hands it one pair at a ti
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import struct
 import subprocess
@@ -179,9 +178,13 @@ class _Process:
     @classmethod
     async def start(cls) -> "_Process":
         ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "serving", "compare", "--descriptor", str(theirs.fileno())]
-            process = await asyncio.to_thread(subprocess.Popen, command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+        command = [sys.executable, "-m", "serving", "compare", "--descriptor", str(theirs.fileno())]
+        try:
+            with theirs:
+                process = await asyncio.to_thread(subprocess.Popen, command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+        except OSError:
+            ours.close()
+            raise
         ours.setblocking(False)
         return cls(process, *await asyncio.open_unix_connection(sock=ours))
 
@@ -227,7 +230,6 @@ _BY_LETTER = {letter: outcome.value for outcome, letter in _LETTERS.items()}
 
 def run(descriptor: int, *, idle_seconds: float = IDLE_SECONDS) -> None:
     """Be the comparing process: answer pair after pair until the other end of the socket is closed, or nothing comes for ``idle_seconds``."""
-    os.nice(19)
     with socket.socket(fileno=descriptor) as end, contextlib.suppress(TimeoutError, EOFError, ConnectionError):
         end.settimeout(idle_seconds)
         while True:
