@@ -1,6 +1,7 @@
 """A world without processes, for dry runs and for everything that is tested above a backend."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from rollout.spec import Traffic
 
@@ -26,3 +27,28 @@ class InMemoryBackend:
         """Return whether ``version`` is wanted by the current traffic and not one of those told to stay unready."""
         now = self.current()
         return now is not None and version in now.versions and version not in self._unready
+
+
+class InMemoryDrills:
+    """Rehearsals without processes: every order is followed by the reports it was given, one at a look; the last one stays."""
+
+    def __init__(self, *reports: Mapping[str, Any]) -> None:
+        """``reports``: fields of ``Observed.drill`` but for ``asked`` and ``version``; none at all is a place where nobody reports."""
+        self.orders: list[str] = []
+        """The names under which rehearsals were ordered, oldest first."""
+        self._reports = reports
+        self._looks = 0
+
+    def order(self, version: str) -> str:
+        """Begin with the first report again."""
+        self.orders.append(f"{version}#{len(self.orders) + 1}")
+        self._looks = 0
+        return self.orders[-1]
+
+    def report(self) -> Mapping[str, Any] | None:
+        """Return the next report."""
+        if not self.orders or not self._reports:
+            return None
+        found = self._reports[min(self._looks, len(self._reports) - 1)]
+        self._looks += 1
+        return {"asked": self.orders[-1], "version": self.orders[-1].rpartition("#")[0], "answered": 0, "failed": 0, **found}
