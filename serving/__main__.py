@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FAILED = 1
 """Exit code after a sentence on standard error."""
+_ROUTES_SECONDS = 5.0
+"""Longest that a gateway under a supervisor waits for its routes before it answers that nobody is ready."""
 
 
 def main(arguments: Sequence[str] | None = None, *, nursery: "Nursery | None" = None) -> int:
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, nursery: "Nursery | None" = 
     if options.log is not None:
         process.log_to(options.log)
     process.log_as_json(process=options.role)
-    process.end_with_parent(options.parent)
+    process.end_with_parent(options.parent, folder=options.children, patience=options.orphan_seconds)
     roles: dict[str, Callable[[argparse.Namespace], None]] = {
         "model": partial(_model, nursery=nursery),
         "standby": _standby,
@@ -117,12 +120,13 @@ def _nursery(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from serving import comparing
 
+    os.nice(19)  # whoever waits for an answer comes first
     comparing.run(options.descriptor)
     return 0
 
 
 def _gateway(options: argparse.Namespace) -> None:
-    from serving import exposure, tracing
+    from serving import exposure, handover, tracing
     from serving import options as documents
     from serving.access import Access, own_reader
     from serving.access_log import AccessLog
@@ -154,7 +158,11 @@ def _gateway(options: argparse.Namespace) -> None:
             stack.enter_context(access)
         log = stack.enter_context(AccessLog(options.token_file.with_name("access.log")))
         gateway = Gateway(options.model, token=token, options=how, access=access, access_log=log)
-        Listening(gateway, Sockets(public=public, control=control, tls=tls), limits=Limits(connections=how.connections)).run()
+        door = None if options.children is None else handover.offer(options.children)
+        if door is not None:
+            stack.enter_context(door)
+        sockets, limits = Sockets(public=public, control=control, tls=tls, door=door), Limits(connections=how.connections)
+        Listening(gateway, sockets, limits=limits, patience_seconds=0.0 if options.fd is None else _ROUTES_SECONDS).run()
 
 
 def _own_key(token_file: Path) -> str:
@@ -201,6 +209,10 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--port", type=int, default=0, help="public port; 0 (default) takes a free one")
         role.add_argument("--log", type=Path, help="file to log to instead of standard error")
         role.add_argument("--parent", type=int, help="end when this process is gone")
+        role.add_argument(
+            "--children", type=Path, help="folder with the list of children in which another supervisor may name this process"
+        )
+        role.add_argument("--orphan-seconds", type=float, default=0.0, help="go on for so long while nobody does (default: end at once)")
         role.add_argument("--options", default="{}", help="how the processes behave (serving/options.py), as JSON")
     nursery = roles.add_parser("nursery", help="open one model and fork workers for it; a model server starts it")
     nursery.add_argument("--descriptor", type=int, required=True, help="the inherited socket to the model server")

@@ -1,18 +1,21 @@
-"""One process under the supervisor: started, heard, probed from a thread of its own, stopped. A slow probe delays no other child."""
+"""One process under the supervisor: started or taken over, heard, probed from a thread of its own, stopped. A slow probe delays no other child."""
 
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import httpx
 
+from serving import adoption
+from serving.adoption import Adopted, Being, Record
 from serving.planning import ServerState
 
 _LOG = logging.getLogger(__name__)
@@ -20,6 +23,45 @@ _PROBE_SECONDS = 0.2
 _PROBE_TIMEOUT_SECONDS = 2.0
 _SILENT_PROBES = 2
 _LOG_BYTES = 10 << 20
+
+
+class Running(Protocol):
+    """A process that can be watched and signalled, whoever started it."""
+
+    pid: int
+
+    def ending(self) -> str | None:
+        """Return how it ended, None while it runs."""
+        ...
+
+    def send(self, number: int) -> None:
+        """Send a signal; one that has ended gets none."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it has ended within ``seconds``."""
+        ...
+
+
+class _Spawned:
+    """A child of this process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.pid, self.process = process.pid, process
+
+    def ending(self) -> str | None:
+        code = self.process.poll()
+        return None if code is None else f"its process ended with {code}"
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
 
 class Standby:
@@ -54,63 +96,88 @@ class Child:
         self, arguments: Sequence[str], *, log: Path, ready_path: str, keep_fds: Sequence[int] = (), standby: Standby | None = None
     ) -> None:
         """Start ``python -m serving <arguments>``, or let ``standby`` become it; its log goes to the end of ``log``."""
-        self.started = time.monotonic()
-        self.ready_since: float | None = None
-        self.port: int | None = None
-        self.control_port: int | None = None
-        self.reason = ""
-        self._ready_path, self._state = ready_path, ServerState.STARTING
-        self._probe_failures, self._answered = 0, self.started
         arguments = [*arguments, "--log", str(log)]
-        self._process = standby.become(arguments) if standby else _spawn(arguments, log=log, keep_fds=keep_fds)
-        threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True).start()
+        spawned = standby.become(arguments) if standby else _spawn(arguments, log=log, keep_fds=keep_fds)
+        self._begin(_Spawned(spawned), ready_path=ready_path, stdout=spawned.stdout)
+
+    @classmethod
+    def adopt(cls, record: Record, *, ready_path: str) -> "Child | None":
+        """Take over a process that another supervisor started; None when it is gone.
+
+        One that was ready is taken for ready until it is asked, which is at once (:meth:`settle`).
+        """
+        running = Adopted.of(record.being)
+        if running is None:
+            return None
+        child = cls.__new__(cls)
+        child._begin(running, ready_path=ready_path, record=record)
+        return child
+
+    def _begin(self, running: Running, *, ready_path: str, record: Record | None = None, stdout: IO[bytes] | None = None) -> None:
+        self.started = time.monotonic()
+        self.is_adopted = record is not None
+        self.ready_since = self.started if record and record.ready else None
+        self.port = record.port if record else None
+        self.control_port = record.control_port if record else None
+        self.reason = ""
+        self._ready_path, self._state = ready_path, ServerState.READY if record and record.ready else ServerState.STARTING
+        self._probe_failures, self._answered, self._was_asked = 0, self.started, threading.Event()
+        self._running = running
+        self._being = record.being if record else None
+        threading.Thread(target=self._watch, args=(stdout,), name=f"watch-{self.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._process.pid
+        return self._running.pid
+
+    @property
+    def being(self) -> Being | None:
+        """The process for the list of children; None when it has ended."""
+        if self._being is None:
+            moment = adoption.born(self.pid)
+            self._being = None if moment is None else Being(pid=self.pid, born=moment)
+        return self._being
 
     @property
     def state(self) -> ServerState:
         """What is known now; DEAD as soon as the process has ended."""
-        return self._state if self._process.poll() is None else ServerState.DEAD
+        return self._state if self.ending is None else ServerState.DEAD
 
     @property
-    def exit_code(self) -> int | None:
-        """Exit code, negative for a signal; None while it runs."""
-        return self._process.poll()
+    def ending(self) -> str | None:
+        """How it ended, None while it runs."""
+        return self._running.ending()
 
     def silent_for(self) -> float:
         """Return the seconds since it last answered a probe."""
         return time.monotonic() - self._answered
 
+    def settle(self, seconds: float) -> None:
+        """Wait until it was asked once, ``seconds`` at most."""
+        self._was_asked.wait(seconds)
+
     def terminate(self) -> None:
         """Ask it to drain and end."""
-        if self._process.poll() is None:
-            self._process.terminate()
+        self._running.send(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once."""
-        if self._process.poll() is None:
-            self._process.kill()
+        self._running.send(signal.SIGKILL)
 
     def wait(self, seconds: float) -> bool:
         """Return whether it has ended within ``seconds``."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return self._running.wait(seconds)
 
-    def _watch(self) -> None:
-        assert self._process.stdout is not None
-        if not self._hear(self._process.stdout):
+    def _watch(self, stdout: IO[bytes] | None) -> None:
+        if stdout is not None and not self._hear(stdout):
             return
         # A gateway is asked on its control socket: the public one may want TLS, a client certificate, or another address.
         port = self.control_port or self.port
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False) as client:
-            while self._process.poll() is None:
+            while self.ending is None:
                 self._probe(client)
+                self._was_asked.set()
                 time.sleep(_PROBE_SECONDS)
 
     def _hear(self, stdout: IO[bytes]) -> bool:

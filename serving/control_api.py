@@ -79,10 +79,10 @@ class ControlApi:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ProtocolError(f"routes must be valid: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
-        if routes != served.routes:
+        if not routes.says(served.routes):
             _LOG.info("routes changed", extra={"model": served.model, "routes": routes.model_dump(mode="json")})
             self._metrics.routes(served.model, served.routes, routes)
-            served.route(routes)
+        served.route(routes)  # the same again says that they stay true: a canary's time begins anew
 
 
 def _parameters(incoming: Incoming) -> dict[str, str]:

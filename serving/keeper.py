@@ -6,22 +6,27 @@ restart would miss.
 
 import fcntl
 import logging
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from firstlight.errors import FirstlightError
-from rollout.reconciler import effective_traffic
-from rollout.spec import Desired, Observed, Traffic
+from rollout.reconciler import effective_traffic, lease_left
+from rollout.spec import Desired, Observed, ServableVersion, Traffic
 from rollout.store import Store
-from serving import planning
+from serving import drilling, planning
+from serving.adoption import Census, Record
 from serving.control import ADDRESS_FILE, Control
+from serving.drilling import Drills
 from serving.errors import SettingsError
 from serving.fleet import Fleet
-from serving.options import GatewayOptions
-from serving.routes import Routes, Shadow, Target
+from serving.leases import Clock, Lease
+from serving.options import Options
+from serving.planning import ServerState
+from serving.routes import Routes
+from serving.steering import routes_for, traffic_of
 
 _LOG = logging.getLogger(__name__)
 _OBSERVE_SECONDS = 0.5
@@ -34,46 +39,105 @@ class Charge:
     environment: str
     model: str
     folder: Path
-    """For its lock, its address and its logs."""
-    gateway: GatewayOptions = field(default_factory=GatewayOptions)
+    """For its lock, its address, its list of children and its logs."""
+    options: Options = field(default_factory=Options)
+    ready_seconds: float = 60.0
+    """Longest that a model server may take to become ready."""
+    standby: bool = True
+    """Keep a process warm for the next version."""
+    clock: Clock = field(default_factory=Clock)
 
 
 class Keeper:
     """The loop's body for one model."""
 
-    def __init__(self, charge: Charge, *, store: Store, fleet: Fleet) -> None:
+    def __init__(self, charge: Charge, *, store: Store) -> None:
         """Take the lock. Raises SettingsError when another supervisor has it."""
-        self.charge, self._store, self._fleet = charge, store, fleet
+        self.charge, self._store = charge, store
         self._lock = _lock(charge)
+        fleet = partial(Fleet, folder=charge.folder, ready_seconds=charge.ready_seconds)
+        self._fleet = fleet(options=charge.options, standby=charge.standby)
+        self._fresh = fleet(options=charge.options, standby=False, role="baseline")
+        self._drills = self._make_drills(fleet(options=_alone(charge.options), standby=False, role="drill", restarts=False))
+        self._lease = Lease(charge.clock)
         self._way_back: tuple[int, str | None] = (-1, None)
         self._desired: Desired | None = None
-        self._routed, self._in_flight = Traffic(), dict[str, int]()
+        self._gateway: Control | None = None
+        self._told_until: float | None = None
+        self._routes, self._in_flight = Routes(), dict[str, int]()
         self._observed: Observed | None = None
+
+    def adopt(self, census: Census, *, same_boot: bool) -> None:
+        """Take over what an earlier supervisor of this model left running."""
+        self._fleet.adopt(census.children)
+        self._fresh.adopt(census.children)
+        if same_boot:
+            self._lease.remember(census.lease)
+
+    def settle(self, seconds: float) -> None:
+        """Wait until every server that was taken over has been asked how it is."""
+        self._fleet.settle(seconds)
+        self._fresh.settle(seconds)
+
+    def records(self) -> tuple[Record, ...]:
+        """Return the processes that the next supervisor could take over."""
+        return (*self._fleet.records(), *self._fresh.records())
+
+    @property
+    def lease(self) -> Mapping[str, Any]:
+        """What the next supervisor must know of the canary's lease."""
+        return self._lease.to_dict()
+
+    @property
+    def has_steered(self) -> bool:
+        """Whether the present gateway has its routes."""
+        return self._told_until is not None
 
     def tick(self, gateway: Control | None, *, gateway_url: str | None, problems: list[str]) -> None:
         """One round; ``gateway`` None: there is none now. Problems become sentences in the report; only a bug raises."""
+        if gateway is not self._gateway:
+            self._gateway, self._told_until = gateway, None
         target = self._read_target(problems)
         states = self._fleet.states()
-        wanted = (*planning.servers(target, states=states), *planning.rehearsed(target, previous=self._previous(), states=states))
-        problems += self._fleet.keep(wanted, find=lambda version: self._store.version(self.charge.model, version))
-        problems += [problem for problem in self._fleet.problems() if problem not in problems]
+        answering = planning.servers(target, states=states)
+        wanted = (*answering, *planning.rehearsed(target, previous=self._previous(), states=states))
+        compared = planning.baselines(target, wanted=answering)
+        problems += self._fleet.keep(wanted, find=self._find)
+        problems += self._fresh.keep(compared, find=self._find)
+        problems += [problem for fleet in (self._fleet, self._fresh) for problem in fleet.problems() if problem not in problems]
         self._fleet.keep_spare()
+        self._rehearse(settled=self._settled(wanted, compared))
         true_now = self._steer(gateway, target, problems) if gateway is not None else None
         if true_now is not None:
-            present = self._fleet.states()
-            self._fleet.drop(planning.removable(present, wanted=wanted, routed=true_now, in_flight=self._in_flight))
+            self._tidy(wanted, compared, true_now)
         self._report(true_now, gateway_url, problems)
 
     def addresses(self) -> list[str]:
         """Return the addresses of the model's servers that listen, ready or not."""
-        return self._fleet.addresses()
+        return [*self._fleet.addresses(), *self._fresh.addresses()]
 
     def close(self) -> None:
         """Stop the model servers, say so, and give back the lock."""
-        self._fleet.close()
+        for fleet in (self._fleet, self._fresh, self._drills.fleet):
+            fleet.begin_close()
+        for fleet in (self._fleet, self._fresh, self._drills.fleet):
+            fleet.close()
         (self.charge.folder / ADDRESS_FILE).unlink(missing_ok=True)
         self._report(None, None, ["the supervisor was stopped"], last=True)
         self._lock.close()
+
+    def _find(self, version: str) -> ServableVersion:
+        return self._store.version(self.charge.model, version)
+
+    def _make_drills(self, fleet: Fleet) -> Drills:
+        how = self.charge.options.gateway
+        last = None
+        try:
+            seen = self._store.observed(self.charge.environment, self.charge.model)
+            last = drilling.Report.from_dict(seen.drill if seen else None)
+        except FirstlightError as error:
+            _LOG.warning("the last drill's report cannot be read", extra={"why": str(error)})
+        return Drills(fleet, length=drilling.Length(seconds=how.drill_seconds, copies=how.drill_copies), last=last)
 
     def _read_target(self, problems: list[str]) -> Traffic:
         try:
@@ -82,7 +146,8 @@ class Keeper:
             problems.append(f"the desired state cannot be read, the last one stays true: {error}")
         if self._desired is None:
             return Traffic()
-        target = effective_traffic(self._desired, time.time())
+        held = self._lease.held(self._desired)
+        target = effective_traffic(self._desired, self.charge.clock.wall(), held=held)
         if target != self._desired.traffic:
             problems.append(f"the lease of canary {self._desired.traffic.canary} lapsed: all traffic is on {target.stable or 'nobody'}")
         return target
@@ -98,26 +163,73 @@ class Keeper:
             self._way_back = (generation, found.version if found else None)
         return self._way_back[1]
 
+    def _settled(self, wanted: tuple[str, ...], compared: tuple[str, ...]) -> bool:
+        """Return whether everything that should answer does: a drill waits for that."""
+        main, fresh = self._fleet.states(), self._fresh.states()
+        return bool(wanted) and all(
+            states.get(version) is ServerState.READY for states, versions in ((main, wanted), (fresh, compared)) for version in versions
+        )
+
+    def _rehearse(self, *, settled: bool) -> None:
+        asked = self._desired.drill if self._desired else None
+        self._drills.tick(asked, settled=settled, find=self._find, now=self.charge.clock.wall())
+
     def _steer(self, gateway: Control, target: Traffic, problems: list[str]) -> Traffic | None:
         """Set the routes where they differ, and return what the gateway says is true."""
-        urls = self._fleet.urls()
-        traffic = planning.route(target, ready=urls.keys(), present=self._routed)
-        generation = self._desired.generation if self._desired else 0
-        wanted = routes_for(traffic, urls=urls, generation=generation, options=self.charge.gateway)
         try:
-            now, self._in_flight = gateway.routes()
-            if now != wanted:
+            self._read_routes(gateway)
+            wanted = self._wanted(target)
+            until = self._until(wanted)
+            if self._told_until is None or abs(until - self._told_until) > _OBSERVE_SECONDS or not self._routes.says(wanted):
                 gateway.put_routes(wanted)
-                now, self._in_flight = gateway.routes()
+                self._told_until = until
+                self._read_routes(gateway)
         except FirstlightError as error:
             problems.append(f"the gateway's routes cannot be set: {error}")
             return None
-        if now != wanted:
-            problems.append(f"the gateway must route {wanted.model_dump()}, it says {now.model_dump()}")
-        self._routed = _traffic(now)
-        return self._routed
+        if not self._routes.says(wanted):
+            problems.append(f"the gateway must route {wanted.model_dump()}, it says {self._routes.model_dump()}")
+        return traffic_of(self._routes)
+
+    def _read_routes(self, gateway: Control) -> None:
+        self._routes, self._in_flight = gateway.routes()
+        if self._drills.shadow() is not None:
+            self._drills.count(gateway.evidence())
+
+    def _wanted(self, target: Traffic) -> Routes:
+        urls, fresh = self._fleet.urls(), self._fresh.urls()
+        traffic = planning.route(target, ready=urls.keys(), fresh=fresh.keys(), present=traffic_of(self._routes))
+        return routes_for(
+            traffic,
+            urls=urls,
+            fresh=fresh,
+            desired=self._desired,
+            options=self.charge.options.gateway,
+            seconds=planning.canary_seconds(traffic, target=target, left=self._left()),
+            drill=self._drills.shadow(),
+        )
+
+    def _left(self) -> float | None:
+        if self._desired is None:
+            return None
+        return lease_left(self._desired, self.charge.clock.wall(), held=self._lease.held(self._desired))
+
+    def _until(self, wanted: Routes) -> float:
+        """Return until when the gateway is told to send the canary requests, by the steady clock."""
+        return float("inf") if wanted.canary_seconds is None else self.charge.clock.steady() + wanted.canary_seconds
+
+    def _tidy(self, wanted: tuple[str, ...], compared: tuple[str, ...], routed: Traffic) -> None:
+        """Stop what nobody wants and no route and no request needs any more."""
+        urls = self._routes.urls()
+        self._fleet.drop_former(routed=urls)
+        self._fresh.drop_former(routed=urls)
+        self._fleet.drop(planning.removable(self._fleet.states(), wanted=wanted, routed=routed, in_flight=self._in_flight))
+        unneeded = [version for version in self._fresh.states() if version not in compared]
+        self._fresh.drop([version for version in unneeded if urls.isdisjoint(self._fresh.urls().get(version, ()))])
 
     def _report(self, traffic: Traffic | None, gateway_url: str | None, problems: list[str], *, last: bool = False) -> None:
+        stable = self._desired.traffic.stable if self._desired else None
+        drill = self._drills.report
         seen = Observed(
             environment=self.charge.environment,
             model=self.charge.model,
@@ -125,8 +237,10 @@ class Keeper:
             traffic=traffic,
             ready=() if last else tuple(sorted(self._fleet.urls())),
             gateway_url=gateway_url,
-            heartbeat=time.time(),
+            heartbeat=self.charge.clock.wall(),
             problems=tuple(problems),
+            baseline_ready=not last and stable in self._fresh.urls(),
+            drill=None if drill is None else drill.to_dict(),
         )
         if not last and not _news(seen, self._observed):
             return
@@ -139,38 +253,16 @@ class Keeper:
 
 
 def _news(seen: Observed, before: Observed | None) -> bool:
-    if before is None or seen.heartbeat - before.heartbeat >= _OBSERVE_SECONDS:
+    if before is None or abs(seen.heartbeat - before.heartbeat) >= _OBSERVE_SECONDS:
         return True
-    return (seen.generation, seen.traffic, seen.ready, seen.problems) != (before.generation, before.traffic, before.ready, before.problems)
+    return replace(seen, heartbeat=0.0) != replace(before, heartbeat=0.0)
 
 
-def routes_for(traffic: Traffic, *, urls: Mapping[str, tuple[str, ...]], generation: int, options: GatewayOptions) -> Routes:
-    """Return the routes that make ``traffic`` true with the model servers at ``urls`` (by version, every replica)."""
-    stable = _target(traffic.stable, urls) if traffic.stable else None
-    canary = _target(traffic.canary, urls) if traffic.canary else None
-    # A canary without weight learns from copies what will hit it; one with weight is measured by its own requests.
-    shadow = (
-        Shadow(target=canary, percent=options.shadow_percent) if canary and not traffic.canary_weight and options.shadow_percent else None
+def _alone(options: Options) -> Options:
+    """Return how a rehearsed server behaves: one, gone with the supervisor, and its answers are nobody's, so no log has them."""
+    return options.model_copy(
+        update={"orphan_seconds": 0.0, "model": options.model.model_copy(update={"replicas": 1, "inference_log": None})}
     )
-    return Routes(
-        generation=generation,
-        stable=stable,
-        canary=canary,
-        canary_weight=traffic.canary_weight,
-        sticky=options.sticky,
-        shadow=shadow,
-    )
-
-
-def _target(version: str, urls: Mapping[str, tuple[str, ...]]) -> Target:
-    first, *others = urls[version]
-    return Target(version=version, url=first, replicas=tuple(others))
-
-
-def _traffic(routes: Routes) -> Traffic:
-    stable = routes.stable.version if routes.stable else None
-    canary = routes.canary.version if routes.canary else None
-    return Traffic(stable=stable, canary=canary, canary_weight=routes.canary_weight)
 
 
 def _lock(charge: Charge) -> IO[str]:

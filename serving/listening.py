@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 
-from serving import security
+from serving import handover, security
 from serving.connection import Connection
 from serving.gateway import Gateway
 from serving.gateway_metrics import asked
@@ -33,6 +33,7 @@ _WATCH_SECONDS = 0.5
 _HANDSHAKE_SECONDS = 10.0
 _CONTROL_CONNECTIONS = 256
 _SPARE_FILES = 256
+_PATIENCE_TICK_SECONDS = 0.02
 _TLS_LOOK_TICKS = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -45,6 +46,8 @@ class Sockets:
     control: socket.socket
     tls: ServerTls | None = None
     """Of the public socket."""
+    door: socket.socket | None = None
+    """Where the next supervisor asks for the public socket (``handover``)."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,9 @@ class Listening:
     limits: Limits = field(default_factory=Limits)
     grace_seconds: float = GRACE_SECONDS
     """Longest that requests in flight are waited for."""
+    patience_seconds: float = 0.0
+    """Longest that callers are left waiting in the socket's queue until somebody has said where requests go: a gateway that replaces another one
+    has its first request answered instead of refused."""
     lobbies: tuple[Lobby, Lobby] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,10 +83,14 @@ class Listening:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain."""
-        servers = await self._open()
+        servers = [await self._open_control()]
         tasks = [asyncio.create_task(work) for work in (self._watch(), self._check_health())]
         self.gateway.shadows.start()
+        if self.sockets.door is not None:
+            asyncio.get_running_loop().add_reader(self.sockets.door, handover.give, self.sockets.door, self.sockets.public)
         try:
+            await self._until_routed(stop)
+            servers.insert(0, await self._open())
             await stop.wait()
             await self._drain(servers)
         finally:
@@ -95,19 +105,23 @@ class Listening:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.gateway.upstream.close()
 
-    async def _open(self) -> list[asyncio.Server]:
+    async def _until_routed(self, stop: asyncio.Event) -> None:
+        patience = time.monotonic() + self.patience_seconds
+        while time.monotonic() < patience and not stop.is_set() and not all(served.was_told for served in self.gateway.served.values()):
+            await asyncio.sleep(_PATIENCE_TICK_SECONDS)
+
+    async def _open_control(self) -> asyncio.Server:
+        made = partial(Connection, self.lobbies[1], self.gateway.private)
+        return await asyncio.get_running_loop().create_server(made, sock=self.sockets.control, backlog=128)
+
+    async def _open(self) -> asyncio.Server:
         loop, gateway, tls = asyncio.get_running_loop(), self.gateway, self.sockets.tls
-        public, control = self.lobbies
         headers = security.headers(tls=tls is not None)
         more: dict[str, Any] = {}
         if tls is not None:
             more = {"ssl": tls.context, "ssl_handshake_timeout": _HANDSHAKE_SECONDS, "ssl_shutdown_timeout": 2.0}
-        return [
-            await loop.create_server(
-                partial(Connection, public, gateway.public, headers=headers), sock=self.sockets.public, backlog=2048, **more
-            ),
-            await loop.create_server(partial(Connection, control, gateway.private), sock=self.sockets.control, backlog=128),
-        ]
+        made = partial(Connection, self.lobbies[0], gateway.public, headers=headers)
+        return await loop.create_server(made, sock=self.sockets.public, backlog=2048, **more)
 
     async def _drain(self, servers: list[asyncio.Server]) -> None:
         """Answer everything that is in flight or on its way, refuse nobody who comes within a moment, then stop listening."""
@@ -132,9 +146,17 @@ class Listening:
                 lobby.sweep()
             self.gateway.upstream.sweep()
             for served in self.gateway.served.values():
+                self._lapse(served)
                 self._say_who_is_out(served)
             if self.sockets.tls is not None and ticks % _TLS_LOOK_TICKS == 0:
                 self.sockets.tls.refresh()
+
+    def _lapse(self, served: Served) -> None:
+        """Take the canary's share away when nobody has renewed it in time: whoever should have may be dead."""
+        before = served.routes
+        if served.lapse(time.monotonic()):
+            self.gateway.metrics.routes(served.model, before, served.routes)
+            _LOG.warning("the canary's share was not renewed in time and falls to stable", extra={"model": served.model})
 
     def _say_who_is_out(self, served: Served) -> None:
         now = time.monotonic()

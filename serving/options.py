@@ -84,9 +84,14 @@ class GatewayOptions(_Part):
     health_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Time between two health checks of a model server."""
     sticky: str | None = Field(default=None, pattern=r"^(client|header:[a-z0-9-]{1,60})$")
-    """Keeps a caller on one side of a canary: ``client``, or the value of a header (``header:x-user-id``); None spreads every request."""
+    """Keeps a caller on one side of a canary: ``client``, or the value of a header (``header:x-user-id``); None spreads every request. A rollout or
+    an experiment may say otherwise for itself."""
     shadow_percent: int = Field(default=0, ge=0, le=100)
-    """Share of requests that are also sent to a canary which has no weight yet; its answers are counted and thrown away."""
+    """Share of requests that are also sent to the other version while a canary is out; both answers are compared, the copy's is thrown away."""
+    drill_seconds: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """How long a server whose start is rehearsed is kept once it is ready, so that it gets copies of live requests."""
+    drill_copies: int = Field(default=20, ge=0)
+    """Copies after which it has been asked enough."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -105,6 +110,8 @@ class Options(_Part):
     s3: S3Options = S3Options()
     environment: str = "local"
     """Name of the environment; stands in the inference log and in traces."""
+    orphan_seconds: float = Field(default=120.0, ge=0, allow_inf_nan=False)
+    """How long gateway and model servers go on answering when their supervisor was killed; the next one takes them over. 0 ends them with it."""
     otlp_endpoint: str | None = None
     """Address of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318; None traces nothing."""
 

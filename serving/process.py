@@ -1,4 +1,5 @@
-"""What every online process does the same way: bind before anything slow, say so in one line, log as JSON, drain on SIGTERM, never outlive its parent."""
+"""What every online process does the same way: bind before anything slow, say so in one line, log as JSON, drain on SIGTERM, end when nobody is
+left who looks after it."""
 
 import json
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstlight.digest import finite
-from serving import tracing
+from serving import adoption, tracing
 from serving.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -98,18 +99,56 @@ def log_to(path: Path) -> None:
     os.close(handle)
 
 
-def end_with_parent(parent: int | None) -> None:
-    """Watch the process ``parent`` from a thread: when it is gone, drain like on SIGTERM, and end within 4 seconds whatever happens."""
+class _Guardian:
+    """Who looks after this process: its parent, or whoever took the parent's place. One thread looks, whatever it is told meanwhile."""
+
+    def __init__(self) -> None:
+        self._parent, self._folder, self._patience = 0, None, 0.0
+        self._thread: threading.Thread | None = None
+
+    _folder: Path | None
+
+    def watch(self, parent: int, *, folder: Path | None, patience: float) -> None:
+        self._parent, self._folder, self._patience = parent, folder, patience
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._look, name="parent-watch", daemon=True)
+            self._thread.start()
+
+    def _look(self) -> None:
+        alone_since: float | None = None
+        while True:
+            fate = self._fate()
+            if fate is adoption.Fate.KEPT:
+                alone_since = None
+            elif fate is adoption.Fate.DISOWNED:
+                break
+            else:
+                now = time.monotonic()
+                alone_since = now if alone_since is None else alone_since
+                if now - alone_since >= self._patience:
+                    break
+            time.sleep(_ORPHAN_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_ORPHAN_GRACE_SECONDS)
+        os._exit(1)
+
+    def _fate(self) -> adoption.Fate:
+        if os.getppid() == self._parent:
+            return adoption.Fate.KEPT
+        return adoption.Fate.ORPHANED if self._folder is None else adoption.fate(self._folder, os.getpid())
+
+
+_GUARDIAN = _Guardian()
+
+
+def end_with_parent(parent: int | None, *, folder: Path | None = None, patience: float = 0.0) -> None:
+    """Watch the process ``parent`` from a thread: when it is gone, drain like on SIGTERM, and end within 4 seconds whatever happens.
+
+    With ``folder`` another supervisor may take its place (``adoption``); until then this process goes on for ``patience`` seconds. Saying it again
+    replaces what was said before.
+    """
     if parent is not None:
-        threading.Thread(target=_watch_parent, args=(parent,), name="parent-watch", daemon=True).start()
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_ORPHAN_GRACE_SECONDS)
-    os._exit(1)
+        _GUARDIAN.watch(parent, folder=folder, patience=patience)
 
 
 class _JsonLines(logging.Formatter):

@@ -25,6 +25,9 @@ class Served:
     chooser: Chooser = field(default_factory=Chooser)
     measurements: Measurements = field(default_factory=lambda: Measurements(time.time()))
     replicas: Replicas = field(default_factory=Replicas)
+    was_told: bool = False
+    """Whether somebody has said where its requests go, be it nowhere."""
+    _lapses_at: float | None = None
 
     @property
     def path(self) -> str:
@@ -34,7 +37,15 @@ class Served:
     def route(self, routes: Routes) -> None:
         """Send the next request by ``routes``; those in flight finish where they are."""
         self.replicas.keep(routes.urls())
-        self.routes = routes
+        self.routes, self.was_told = routes, True
+        self._lapses_at = None if routes.canary_seconds is None else time.monotonic() + routes.canary_seconds
+
+    def lapse(self, now: float) -> bool:
+        """Return whether the time has just passed for which the canary had been given a share: it has none any more. ``now`` never jumps."""
+        if self._lapses_at is None or now < self._lapses_at:
+            return False
+        self.route(self.routes.lapsed())
+        return True
 
     def everybody(self) -> Iterator[Replica]:
         """Every replica."""

@@ -1,15 +1,15 @@
 """Makes the desired state of its models true: model servers, one gateway before them, routes that are set and then read back, an honest report.
 
-A loop, five times a second; what it does for one model is in ``keeper``. Two supervisors of one model cannot run (file lock); children end by
-themselves when it is killed. It holds the gateway's listening socket, so callers who come while a gateway is replaced wait and are answered.
+A loop, five times a second; what it does for one model is in ``keeper``, what concerns the gateway in ``front``. Two supervisors of one model
+cannot run (file lock). When it is killed, its children go on answering for a while, and the next supervisor takes them over (``adoption``): no
+process is started again, no caller notices. It holds the gateway's listening socket, so callers who come while a gateway is replaced wait and are
+answered. A supervisor that is told to stop leaves nothing running.
 """
 
 import contextlib
 import json
 import logging
 import os
-import secrets
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -17,21 +17,19 @@ from pathlib import Path
 
 from firstlight.digest import write_atomic
 from rollout.store import Store
-from serving import access_keys, control, exposure, planning, process
-from serving.child import Child
-from serving.control import ADDRESS_FILE, READER_FILE, Control
+from serving import adoption, control, exposure
+from serving.adoption import Census
+from serving.control import ADDRESS_FILE
 from serving.errors import SettingsError
-from serving.fleet import Fleet
+from serving.following import signature
+from serving.front import Front
 from serving.keeper import Charge, Keeper
 from serving.options import Options
-from serving.planning import ServerState
-from serving.process import GRACE_SECONDS
 from serving.scrape_targets import ScrapeTargets
 
 _LOG = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
-_GATEWAY_SECONDS = 20.0
-_BIND_SECONDS = 6.0
+_SETTLE_SECONDS = 2.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,39 +63,38 @@ class Settings:
 
 
 class Supervisor:
-    """The loop. Use as a context: on leaving it, nothing it started is left running."""
+    """The loop. Use as a context: on leaving it, nothing it started or took over is left running."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the locks and the public port. Raises SettingsError when one of them is taken."""
+        """Take the locks, what an earlier supervisor left running, and the public port. Raises SettingsError when one cannot be had."""
         self.settings = settings
         if not settings.models or len(set(settings.models)) < len(settings.models):
             raise SettingsError(f"a supervisor must look after one or more models, each once, got {', '.join(settings.models) or 'none'}")
         exposure.check(settings.host, settings.options.gateway)
         exposure.check_files(settings.options.gateway)
+        self._me = adoption.myself()
         self._store = Store(settings.store_url)
         self._keepers: list[Keeper] = []
+        self._left: dict[str, tuple[Census, tuple[int, ...] | None]] = {}
+        self._problems: tuple[str, ...] = ()
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_keepers)
             for model in settings.models:
                 self._keepers.append(self._keeper(model))
-            self._listener = _bind_patiently(settings)
+            found = [self._found(keeper) for keeper in self._keepers]
+            self._front = Front(settings, left=found[0])
+            self._leave_census()  # from here on, what was not taken over sees that nobody wants it
+            undo.callback(self._front.close)
+            self._front.open()
             undo.pop_all()
-        self._token = secrets.token_urlsafe(24)
-        self._token_file = settings.folder / "control.token"
-        write_atomic(self._token_file, self._token.encode())
-        self._reader = access_keys.make()
-        write_atomic(settings.folder / READER_FILE, self._reader.text.encode())
-        self._gateway: Child | None = None
-        self._gateway_failures, self._gateway_not_before = 0, 0.0
-        self._controls: dict[str, Control] = {}
         self._targets = ScrapeTargets(settings.state, environment=settings.environment, model=settings.models[0])
+        for keeper in self._keepers:
+            keeper.settle(_SETTLE_SECONDS)
 
     @property
     def url(self) -> str:
         """The gateway's public address; it outlives the gateway's process, because this process holds the socket."""
-        scheme = "http" if self.settings.options.gateway.tls_certificate is None else "https"
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return f"{scheme}://{host}:{process.port_of(self._listener)}"
+        return self._front.url
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
@@ -108,23 +105,22 @@ class Supervisor:
 
     def tick(self) -> None:
         """One round for the gateway and for every model."""
-        problems: list[str] = []
-        is_ready = self._gateway_ready(problems)
+        problems = list(self._problems)
+        is_ready = self._front.tick(problems)
+        if is_ready and self._front.is_new:
+            self._leave_address()
         for keeper in self._keepers:
-            gateway = self._controls.get(keeper.charge.model) if is_ready else None
-            keeper.tick(gateway, gateway_url=self.url if self._controls else None, problems=list(problems))
+            gateway = self._front.controls.get(keeper.charge.model) if is_ready else None
+            keeper.tick(gateway, gateway_url=self.url if self._front.controls else None, problems=list(problems))
+        self._front.drop_former(routed=all(keeper.has_steered for keeper in self._keepers))
+        self._leave_census()
         self._targets.tell(gateway=self.url, servers=[url for keeper in self._keepers for url in keeper.addresses()])
 
     def close(self) -> None:
         """Stop the gateway, then the model servers, then give back port and locks."""
-        if self._gateway is not None:
-            self._gateway.terminate()
-            if not self._gateway.wait(GRACE_SECONDS + 2):
-                self._gateway.kill()
-        self._forget_controls()
+        self._front.close()
         self._close_keepers()
         self._targets.clear()
-        self._listener.close()
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -133,84 +129,53 @@ class Supervisor:
         self.close()
 
     def _keeper(self, model: str) -> Keeper:
-        settings, folder = self.settings, self.settings.folder_of(model)
-        fleet = Fleet(folder=folder, options=settings.options, ready_seconds=settings.ready_seconds, standby=settings.standby)
-        charge = Charge(environment=settings.environment, model=model, folder=folder, gateway=settings.options.gateway)
-        return Keeper(charge, store=self._store, fleet=fleet)
+        settings = self.settings
+        charge = Charge(
+            environment=settings.environment,
+            model=model,
+            folder=settings.folder_of(model),
+            options=settings.options,
+            ready_seconds=settings.ready_seconds,
+            standby=settings.standby,
+        )
+        return Keeper(charge, store=self._store)
+
+    def _found(self, keeper: Keeper) -> Census | None:
+        """Let ``keeper`` take over what an earlier supervisor of its model left running, and return its list; None when there is none to use."""
+        try:
+            census = adoption.read(keeper.charge.folder)
+        except SettingsError as error:
+            self._problems = (*self._problems, f"what an earlier supervisor left running cannot be taken over: {error}")
+            _LOG.warning("nothing is taken over", extra={"why": str(error)})
+            return None
+        if census is not None:
+            keeper.adopt(census, same_boot=adoption.same_boot(census.supervisor, self._me))
+        return census
 
     def _close_keepers(self) -> None:
         for keeper in self._keepers:
             keeper.close()
+            with contextlib.suppress(OSError):
+                (keeper.charge.folder / adoption.CHILDREN_FILE).unlink(missing_ok=True)
         self._store.close()
 
-    def _gateway_ready(self, problems: list[str]) -> bool:
-        gateway = self._gateway
-        if gateway is None:
-            self._start_gateway()
-            return False
-        state = gateway.state
-        stuck = (
-            state is not ServerState.READY
-            and time.monotonic() - gateway.started > _GATEWAY_SECONDS
-            and gateway.silent_for() > _GATEWAY_SECONDS / 2
-        )
-        if state is ServerState.DEAD or stuck:
-            self._gateway_failed(gateway, problems)
-            return False
-        if state is not ServerState.READY:
-            problems.append(f"the gateway is {state}")
-            return False
-        if not self._controls:
-            url = f"http://127.0.0.1:{gateway.control_port}"
-            self._controls = {model: Control(url, token=self._token, model=model) for model in self.settings.models}
-            self._leave_address(url)
-        return True
+    def _leave_census(self) -> None:
+        """Write down what could be taken over, where that changed or somebody changed the file."""
+        for keeper in self._keepers:
+            model, folder = keeper.charge.model, keeper.charge.folder
+            front = self._front.records() if keeper is self._keepers[0] else ()
+            census = Census(supervisor=self._me, children=(*front, *keeper.records()), lease=keeper.lease)
+            path = folder / adoption.CHILDREN_FILE
+            if self._left.get(model) == (census, signature(path)):
+                continue
+            try:
+                adoption.write(folder, census)
+            except OSError as error:  # a full disk costs the next supervisor its inheritance, and nobody an answer
+                _LOG.warning("the list of children could not be written", extra={"why": str(error)})
+                continue
+            self._left[model] = (census, signature(path))
 
-    def _start_gateway(self) -> None:
-        if time.monotonic() < self._gateway_not_before:
-            return
-        arguments = ["gateway", *(word for model in self.settings.models for word in ("--model", model))]
-        arguments += ["--fd", str(self._listener.fileno()), "--token-file", str(self._token_file), "--parent", str(os.getpid())]
-        arguments += ["--options", self.settings.options.model_dump_json()]
-        log = self.settings.folder / "gateway.log"
-        self._gateway = Child(arguments, log=log, ready_path="/v2/health/live", keep_fds=(self._listener.fileno(),))
-        _LOG.info("gateway starts", extra={"gateway_pid": self._gateway.pid})
-
-    def _gateway_failed(self, gateway: Child, problems: list[str]) -> None:
-        why = gateway.reason or f"its process ended with {gateway.exit_code}"
-        gateway.kill()
-        steady = gateway.ready_since is not None and time.monotonic() - gateway.ready_since > planning.STEADY_SECONDS
-        self._gateway_failures = 0 if steady else self._gateway_failures
-        self._gateway_not_before = time.monotonic() + planning.backoff(self._gateway_failures)
-        self._gateway_failures += 1
-        problems.append(f"the gateway failed and is started again: {why}")
-        _LOG.warning("gateway failed", extra={"why": why})
-        self._forget_controls()
-        self._gateway = None
-
-    def _forget_controls(self) -> None:
-        for known in self._controls.values():
-            known.close()
-        self._controls = {}
-
-    def _leave_address(self, control_url: str) -> None:
-        address = {
-            "gateway_url": self.url,
-            "control_url": control_url,
-            "token": self._token,
-            "reader_key": self._reader.text,
-            "pid": os.getpid(),
-        }
+    def _leave_address(self) -> None:
+        address = {**self._front.address(), "pid": os.getpid()}
         for model in self.settings.models:
             write_atomic(self.settings.folder_of(model) / ADDRESS_FILE, json.dumps(address).encode())
-
-
-def _bind_patiently(settings: Settings) -> socket.socket:
-    """Bind the public port; children of a killed supervisor may hold it for a few seconds more."""
-    deadline = time.monotonic() + (_BIND_SECONDS if settings.port and (settings.folder / ADDRESS_FILE).exists() else 0)
-    while True:
-        with contextlib.suppress(SettingsError):
-            return process.bind(host=settings.host, port=settings.port)
-        if time.monotonic() >= deadline:
-            return process.bind(host=settings.host, port=settings.port)
-        time.sleep(0.2)
