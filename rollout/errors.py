@@ -6,6 +6,11 @@ firstlight.errors.RefusedError
     ├── BadEvidence           counts that contradict each other
     ├── StaleGeneration       somebody else changed the desired state since it was read
     ├── StaleChampion         somebody else moved the champion since it was read
+    ├── Fenced                a newer holder drives the rollout: this one may do nothing any more
+    ├── NoRollout             no rollout runs, or not where this order would mean something
+    ├── RolloutRunning        a rollout is in the way of an experiment
+    ├── ExperimentRunning     an experiment is in the way of a rollout or of another experiment
+    ├── NoExperiment          there is no experiment to end
     ├── ReleaseRunning        another release of this model is open in this environment
     ├── ReleaseClosed         the release is finished, or cannot be finished like this
     ├── UnknownRelease        no release has this id
@@ -38,6 +43,26 @@ class StaleGeneration(RolloutError):
 
 class StaleChampion(RolloutError):
     """The champion is not the one the caller decided against: decide again against the present one."""
+
+
+class Fenced(RolloutError):
+    """A newer holder has claimed the rollout since: whoever gets this stops, and touches nothing."""
+
+
+class NoRollout(RolloutError):
+    """No rollout runs that could obey, or it stands where the order means nothing."""
+
+
+class RolloutRunning(RolloutError):
+    """A rollout uses the traffic that an experiment would need."""
+
+
+class ExperimentRunning(RolloutError):
+    """An experiment uses the traffic that is asked for."""
+
+
+class NoExperiment(RolloutError):
+    """No experiment runs."""
 
 
 class ReleaseRunning(RolloutError):

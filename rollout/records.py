@@ -1,7 +1,11 @@
-"""What the store remembers for good: releases, champions and decisions."""
+"""What the store remembers for good: releases, champions, decisions, rollouts, rehearsals and experiments."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+from rollout.spec import RolloutStatus
 
 
 class ReleaseStatus(StrEnum):
@@ -76,3 +80,83 @@ class Decision:
     """One sentence."""
     by: str
     at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutRecord:
+    """The rollout of one model in one environment, running or the last one: enough for another process to go on with it."""
+
+    environment: str
+    model: str
+    release_id: str
+    token: int
+    """The fencing token of its holder; a holder whose token is not the newest can do nothing."""
+    holder: str
+    """Who drives it: a sentence for a person."""
+    spec: Mapping[str, Any]
+    """canary, stable and policy, as plain JSON."""
+    status: RolloutStatus | None = None
+    """As saved last; None before the first time."""
+    evidence: Mapping[str, Any] | None = None
+    """As saved last, plain JSON."""
+    paused: bool = False
+    """A person wants no further step."""
+    abort: bool = False
+    """A person wants it to end; that is not taken back."""
+    approved_by: str | None = None
+    """Who gave the word that the policy asks for."""
+    said: str = ""
+    """The last order, by whom and why: one sentence."""
+    updated_at: float = 0.0
+    """Unix seconds of the last change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drill:
+    """One rehearsal of a version's cold start, append-only."""
+
+    environment: str
+    model: str
+    version: str
+    digest: str
+    """sha256 of the model.pt2 that was started."""
+    verdict: str
+    """``pass``, ``fail`` or ``cannot tell``."""
+    seconds: float | None
+    """From the request until it had answered what it was sent; None when it never did."""
+    answered: int
+    """Requests it answered, golden vectors and copies of live ones."""
+    failed: int
+    """Requests it did not answer, or not as it should."""
+    reason: str
+    """One sentence."""
+    at: float
+    """Unix seconds of its end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """Two versions side by side until a date, for people to compare; not a rollout, and never one at the same time."""
+
+    environment: str
+    model: str
+    name: str
+    a: str
+    """The champion, which answers the rest."""
+    b: str
+    share: int
+    """Percent of requests that ``b`` answers, 1..99."""
+    sticky: str | None
+    """What keeps one caller on one version; None leaves the gateway's own option."""
+    until: float
+    """Unix seconds of its end; nobody has to be there to end it."""
+    begun_by: str
+    begun_at: float
+    ended_at: float | None = None
+    """When that was written down; an experiment whose ``until`` has passed is over all the same."""
+    ended_by: str | None = None
+    ended_because: str | None = None
+
+    def is_running(self, now: float) -> bool:
+        """Return whether it uses the traffic at ``now``, unix seconds."""
+        return self.ended_at is None and now < self.until

@@ -9,14 +9,17 @@ from rollout.records import Decision
 from rollout.spec import Desired, Observed, ServableVersion, Traffic
 from rollout.tables import DECISIONS, DESIRED, OBSERVED, VERSIONS
 
+_BESIDE_TRAFFIC = ("lease_until", "lease_seconds", "sticky", "shadow_percent", "drill")
+
 
 def desired(connection: Connection, environment: str, model: str) -> Desired | None:
     """Return the desired state, or None before the first one."""
     row = connection.execute(select(DESIRED).where(_of(DESIRED, environment, model))).one_or_none()
     if row is None:
         return None
-    traffic = Traffic(stable=row.stable, canary=row.canary, canary_weight=row.canary_weight)
-    return Desired(environment=environment, model=model, generation=row.generation, traffic=traffic, lease_until=row.lease_until)
+    traffic = Traffic(stable=row.stable, canary=row.canary, canary_weight=row.canary_weight, baseline=row.baseline)
+    values = {name: row._mapping[name] for name in ("generation", *_BESIDE_TRAFFIC)}
+    return Desired(environment=environment, model=model, traffic=traffic, **values)
 
 
 def put_desired(connection: Connection, wanted: Desired, *, by: str, at: float) -> None:
@@ -26,7 +29,8 @@ def put_desired(connection: Connection, wanted: Desired, *, by: str, at: float) 
         "stable": wanted.traffic.stable,
         "canary": wanted.traffic.canary,
         "canary_weight": wanted.traffic.canary_weight,
-        "lease_until": wanted.lease_until,
+        "baseline": wanted.traffic.baseline,
+        **{name: getattr(wanted, name) for name in _BESIDE_TRAFFIC},
         "changed_by": by,
         "changed_at": at,
     }
@@ -36,18 +40,41 @@ def put_desired(connection: Connection, wanted: Desired, *, by: str, at: float) 
 
 
 def change_traffic(
-    connection: Connection, environment: str, model: str, traffic: Traffic, *, lease_until: float | None, by: str, at: float
+    connection: Connection,
+    environment: str,
+    model: str,
+    traffic: Traffic,
+    *,
+    lease_until: float | None,
+    lease_seconds: float | None = None,
+    sticky: str | None = None,
+    shadow_percent: int = 0,
+    by: str,
+    at: float,
 ) -> Desired:
-    """Make ``traffic`` the desired state and log it; the same traffic again keeps the generation and only takes the new lease."""
+    """Make ``traffic``, who sticks to whom and what is copied the desired state, and log it.
+
+    The same again keeps the generation and only takes the new lease. A rehearsal that was asked for stays asked for.
+    """
     now = desired(connection, environment, model)
-    same = now is not None and now.traffic == traffic
-    generation = (now.generation if now else 0) + (0 if same else 1)
-    wanted = Desired(environment=environment, model=model, generation=generation, traffic=traffic, lease_until=lease_until)
+    same = now is not None and (now.traffic, now.sticky, now.shadow_percent) == (traffic, sticky, shadow_percent)
+    wanted = Desired(
+        environment=environment,
+        model=model,
+        generation=(now.generation if now else 0) + (0 if same else 1),
+        traffic=traffic,
+        lease_until=lease_until,
+        lease_seconds=lease_seconds,
+        sticky=sticky,
+        shadow_percent=shadow_percent,
+        drill=now.drill if now else None,
+    )
     if wanted == now:
         return wanted
     put_desired(connection, wanted, by=by, at=at)
     if not same:
-        log(connection, environment, model, what="traffic", digest=_traffic_digest(traffic), detail=_describe(wanted), by=by, at=at)
+        digest = sha256_json(traffic.to_dict())
+        log(connection, environment, model, what="traffic", digest=digest, detail=_describe(wanted), by=by, at=at)
     return wanted
 
 
@@ -60,10 +87,13 @@ def check_generation(now: Desired | None, expected: int | None) -> None:
         )
 
 
-def renew_lease(connection: Connection, environment: str, model: str, generation: int, lease_until: float) -> None:
-    """Raise StaleGeneration unless the canary of this generation is still out."""
+def renew_lease(
+    connection: Connection, environment: str, model: str, generation: int, *, lease_until: float, lease_seconds: float | None
+) -> None:
+    """Raise StaleGeneration unless the canary of this generation is still out. Without ``lease_seconds`` those of before hold."""
     still = _of(DESIRED, environment, model) & (DESIRED.c.generation == generation) & DESIRED.c.canary.is_not(None)
-    if not connection.execute(update(DESIRED).where(still).values(lease_until=lease_until)).rowcount:
+    values = {"lease_until": lease_until} | ({} if lease_seconds is None else {"lease_seconds": lease_seconds})
+    if not connection.execute(update(DESIRED).where(still).values(**values)).rowcount:
         now = desired(connection, environment, model)
         check_generation(now, generation)
         raise StaleGeneration(
@@ -76,11 +106,13 @@ def put_observed(connection: Connection, seen: Observed) -> None:
     traffic = seen.traffic
     values = {
         "generation": seen.generation,
-        "traffic": None if traffic is None else _traffic_json(traffic),
+        "traffic": None if traffic is None else traffic.to_dict(),
         "ready": list(seen.ready),
         "gateway_url": seen.gateway_url,
         "heartbeat": seen.heartbeat,
         "problems": list(seen.problems),
+        "baseline_ready": seen.baseline_ready,
+        "drill": None if seen.drill is None else dict(seen.drill),
     }
     connection.execute(delete(OBSERVED).where(_of(OBSERVED, seen.environment, seen.model)))
     connection.execute(insert(OBSERVED).values(environment=seen.environment, model=seen.model, **values))
@@ -100,6 +132,8 @@ def observed(connection: Connection, environment: str, model: str) -> Observed |
         gateway_url=row.gateway_url,
         heartbeat=row.heartbeat,
         problems=tuple(row.problems),
+        baseline_ready=row.baseline_ready,
+        drill=row.drill,
     )
 
 
@@ -189,16 +223,9 @@ def _version(row: Row[tuple[object, ...]]) -> ServableVersion:
     return ServableVersion(**{name: values[name] for name in fields})
 
 
-def _traffic_json(traffic: Traffic) -> dict[str, str | int | None]:
-    return {"stable": traffic.stable, "canary": traffic.canary, "canary_weight": traffic.canary_weight}
-
-
-def _traffic_digest(traffic: Traffic) -> str:
-    return sha256_json(_traffic_json(traffic))
-
-
 def _describe(wanted: Desired) -> str:
     traffic = wanted.traffic
     if traffic.canary is None:
         return f"generation {wanted.generation}: all traffic to {traffic.stable or 'nobody'}"
-    return f"generation {wanted.generation}: {traffic.canary_weight} % to canary {traffic.canary}, the rest to {traffic.stable or 'nobody'}"
+    beside = f", {traffic.baseline_weight} % to a fresh {traffic.stable} beside it" if traffic.baseline else ""
+    return f"generation {wanted.generation}: {traffic.canary_weight} % to canary {traffic.canary}{beside}, the rest to {traffic.stable or 'nobody'}"
