@@ -121,7 +121,7 @@ def _compare(options: argparse.Namespace) -> int:
     from serving import comparing
 
     os.nice(19)  # whoever waits for an answer comes first
-    comparing.run(options.descriptor)
+    comparing.run(options.descriptor, options.memory)
     return 0
 
 
@@ -219,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     nursery.add_argument("--standby", action="store_true", help="import what a model needs before anybody asks")
     compare = roles.add_parser("compare", help="compare pairs of answers; a gateway starts it")
     compare.add_argument("--descriptor", type=int, required=True, help="the inherited socket to the gateway")
+    compare.add_argument("--memory", type=int, required=True, help="the inherited memory that both share")
     return parser
 
 

@@ -1,21 +1,22 @@
 """Compares pairs of answers in a process of its own, at the lowest priority: decoding costs more than passing on, and no caller shall wait for it.
 
-The gateway starts the process with the first pair and hands it one pair at a time over a local socket; it ends when the gateway does, and after
-:data:`IDLE_SECONDS` without work. What cannot be compared (no room, too long, the process is gone) is counted and forgotten.
+The gateway starts the process with the first pair. It collects pairs for a moment, lays their bytes into memory that both share, and says so over a
+local socket; the process lays its answer there instead, and says so. It ends when the gateway does, and after :data:`IDLE_SECONDS` without work.
+What cannot be compared (no room, too long, the process is gone) is counted and forgotten.
 """
 
 import asyncio
 import contextlib
 import logging
+import os
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import orjson
@@ -32,9 +33,11 @@ PAGE = 2_000
 QUEUED = 256
 """Comparisons that may wait; further ones are dropped."""
 IDLE_SECONDS = 300.0
+_GATHERING_SECONDS = 0.02
+"""So long the first pair waits for others: a round of 20 costs the gateway hardly more than a round of one."""
+_BATCH_BYTES = 4 << 20
 _LONGEST_SECONDS = 20.0
 _PATIENCE_SECONDS = 5.0
-_LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +130,7 @@ class Comparer:
     def lose(self, model: str, version: str) -> None:
         """Count a request that was not compared."""
         self.log(model).uncompared += 1
-        self._metrics.pair(model, version, "uncompared")
+        self._metrics.pairs(model, version, "uncompared")
 
     @property
     def pid(self) -> int | None:
@@ -136,31 +139,37 @@ class Comparer:
 
     async def _work(self) -> None:
         while True:
-            job = await self._jobs.get()
+            batch = [await self._jobs.get()]
             try:
-                await self._compare(job)
+                await asyncio.sleep(_GATHERING_SECONDS)
+                while not self._jobs.empty() and sum(job.size for job in batch) < _BATCH_BYTES:
+                    batch.append(self._jobs.get_nowait())
+                await self._compare(batch)
             except Exception as error:
-                self.lose(job.model, job.shadow_version)
+                for job in batch:
+                    self.lose(job.model, job.shadow_version)
                 self._end()
                 self._not_before = time.monotonic() + _PATIENCE_SECONDS
-                _LOG.warning("answers could not be compared", extra={"model": job.model, "why": f"{type(error).__name__} {error}"})
+                _LOG.warning("answers could not be compared", extra={"pairs": len(batch), "why": f"{type(error).__name__} {error}"})
             finally:
-                self._budget.give(job.size)
+                self._budget.give(sum(job.size for job in batch))
 
-    async def _compare(self, job: Job) -> None:
+    async def _compare(self, batch: Sequence[Job]) -> None:
         if self._process is not None and self._process.is_over:
             self._end()
         if self._process is None:
             if time.monotonic() < self._not_before:
-                self.lose(job.model, job.shadow_version)
+                for job in batch:
+                    self.lose(job.model, job.shadow_version)
                 return
             self._process = await _Process.start()
         async with asyncio.timeout(_LONGEST_SECONDS):
-            answer = await self._process.ask(_frame(job))
-        rows = answer.split(b"\n") if answer else []
-        for row in rows:
-            self._metrics.pair(job.model, job.shadow_version, _BY_LETTER[row[:1]])
-        self.log(job.model).add([row[1:] for row in rows], head=_head(job))
+            answers = await self._process.ask(batch)
+        for job, answer in zip(batch, answers, strict=True):
+            rows = answer.split(b"\n")
+            for letter, count in Counter(row[:1] for row in rows).items():
+                self._metrics.pairs(job.model, job.shadow_version, _BY_LETTER[letter], count)
+            self.log(job.model).add([row[1:] for row in rows], head=_head(job))
 
     def _end(self) -> None:
         if self._process is not None:
@@ -171,47 +180,60 @@ class Comparer:
 class _Process:
     """The comparing process, from outside."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
+    def __init__(self, process: "subprocess.Popen[bytes]", memory: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process, self._memory, self._reader, self._writer = process, memory, reader, writer
         self.pid = process.pid
 
     @classmethod
     async def start(cls) -> "_Process":
+        memory = os.memfd_create("firstlight-pairs")
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "serving", "compare", "--descriptor", str(theirs.fileno())]
+        command = [sys.executable, "-m", "serving", "compare", "--descriptor", str(theirs.fileno()), "--memory", str(memory)]
         try:
             with theirs:
-                process = await asyncio.to_thread(subprocess.Popen, command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+                fds = (theirs.fileno(), memory)
+                process = await asyncio.to_thread(subprocess.Popen, command, stdin=subprocess.DEVNULL, pass_fds=fds)
         except OSError:
             ours.close()
+            os.close(memory)
             raise
         ours.setblocking(False)
-        return cls(process, *await asyncio.open_unix_connection(sock=ours))
+        return cls(process, memory, *await asyncio.open_unix_connection(sock=ours))
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended, for want of work or for another reason."""
         return self._reader.at_eof() or self._process.poll() is not None
 
-    async def ask(self, frame: Sequence[bytes]) -> bytes:
-        """Return its answer. Raises EOFError or OSError when it ends instead."""
-        self._writer.writelines(frame)
+    async def ask(self, batch: Sequence[Job]) -> list[bytes]:
+        """Return its answers, one for each job. Raises ValueError or OSError when it ends instead."""
+        self._writer.write(lay(self._memory, batch))
         await self._writer.drain()
-        (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-        return await self._reader.readexactly(length)
+        sizes = orjson.loads(await self._reader.readline())
+        ends = list(accumulate(sizes))
+        answer = os.pread(self._memory, ends[-1], 0)
+        return [answer[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     def close(self) -> None:
         """End it."""
         self._writer.close()
+        os.close(self._memory)
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(5)
 
 
-def _frame(job: Job) -> list[bytes]:
-    described = [[answer.status, answer.size, answer.header_length, answer.coding] for answer in (job.live, job.shadow)]
-    head = orjson.dumps({"answers": described, "judged": job.judged})
-    return [_LENGTH.pack(len(head)), head, *job.live.pieces, *job.shadow.pieces]
+def lay(memory: int, batch: Sequence[Job]) -> bytes:
+    """Write the answers of ``batch`` into ``memory`` one after the other; return the line that says what lies there."""
+    described = [
+        [job.judged, *([answer.status, answer.size, answer.header_length, answer.coding] for answer in (job.live, job.shadow))]
+        for job in batch
+    ]
+    at = 0
+    for job in batch:
+        for piece in (*job.live.pieces, *job.shadow.pieces):
+            at += os.pwrite(memory, piece, at)
+    return orjson.dumps(described) + b"\n"
 
 
 def _head(job: Job) -> bytes:
@@ -228,34 +250,32 @@ _LETTERS = {outcome: outcome.value[0].encode() for outcome in Outcome}
 _BY_LETTER = {letter: outcome.value for outcome, letter in _LETTERS.items()}
 
 
-def run(descriptor: int, *, idle_seconds: float = IDLE_SECONDS) -> None:
-    """Be the comparing process: answer pair after pair until the other end of the socket is closed, or nothing comes for ``idle_seconds``."""
-    with socket.socket(fileno=descriptor) as end, contextlib.suppress(TimeoutError, EOFError, ConnectionError):
+def run(descriptor: int, memory: int, *, idle_seconds: float = IDLE_SECONDS) -> None:
+    """Be the comparing process: answer batch after batch until the other end of the socket is closed, or nothing comes for ``idle_seconds``."""
+    with socket.socket(fileno=descriptor) as end, contextlib.suppress(TimeoutError, ConnectionError):
         end.settimeout(idle_seconds)
-        while True:
-            (length,) = _LENGTH.unpack(_read(end, _LENGTH.size))
-            answer = _answered(end, orjson.loads(_read(end, length)))
-            end.sendall(_LENGTH.pack(len(answer)) + answer)
+        with end.makefile("rb") as lines:
+            while line := lines.readline():
+                answers = [_answered(live, shadow, judged=judged) for judged, live, shadow in list(_read(memory, orjson.loads(line)))]
+                at = 0
+                for answer in answers:
+                    at += os.pwrite(memory, answer, at)
+                end.sendall(orjson.dumps([len(answer) for answer in answers]) + b"\n")
 
 
-def _answered(end: socket.socket, head: dict[str, Any]) -> bytes:
-    answers = [
-        Answer(status=status, pieces=(bytes(_read(end, size)),), header_length=header_length, coding=coding)
-        for status, size, header_length, coding in head["answers"]
-    ]
-    pairs = compare(*answers, judged=head["judged"])
+def _read(memory: int, described: Sequence[Any]) -> Iterator[tuple[str, Answer, Answer]]:
+    at = 0
+    for judged, *sides in described:
+        answers = []
+        for status, size, header_length, coding in sides:
+            answers.append(Answer(status=status, pieces=(os.pread(memory, size, at),), header_length=header_length, coding=coding))
+            at += size
+        yield judged, answers[0], answers[1]
+
+
+def _answered(live: Answer, shadow: Answer, *, judged: str) -> bytes:
     # JSON has no line break of its own in it, so one may stand between two of them.
     return b"\n".join(
-        _LETTERS[pair.outcome] + orjson.dumps({"outputs": pair.outputs, "failed": pair.outcome is Outcome.FAILED})[1:-1] for pair in pairs
+        _LETTERS[pair.outcome] + orjson.dumps({"outputs": pair.outputs, "failed": pair.outcome is Outcome.FAILED})[1:-1]
+        for pair in compare(live, shadow, judged=judged)
     )
-
-
-def _read(end: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view, at = memoryview(data), 0
-    while at < size:
-        count = end.recv_into(view[at:])
-        if not count:
-            raise EOFError
-        at += count
-    return data

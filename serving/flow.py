@@ -27,16 +27,17 @@ class Signal:
 
 
 class Budget:
-    """Bytes that all requests together may hold. Not for several threads."""
+    """Bytes that all requests together may hold, or a part of them. Not for several threads."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("_whole", "limit", "used")
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
+    def __init__(self, limit: int, *, whole: "Budget | None" = None) -> None:
+        """``whole`` is the budget of which this is a part: what is taken here is taken there too."""
+        self.limit, self.used, self._whole = limit, 0, whole
 
     def take(self, size: int) -> bool:
         """Return whether ``size`` bytes were still there; they are now taken."""
-        if self.used + size > self.limit:
+        if self.used + size > self.limit or (self._whole is not None and not self._whole.take(size)):
             return False
         self.used += size
         return True
@@ -44,3 +45,5 @@ class Budget:
     def give(self, size: int) -> None:
         """Give back what was taken."""
         self.used -= size
+        if self._whole is not None:
+            self._whole.give(size)

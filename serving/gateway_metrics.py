@@ -65,9 +65,9 @@ class GatewayMetrics:
         """Count a copy: sent, dropped or failed."""
         self._shadows(model, version, outcome).inc()
 
-    def pair(self, model: str, version: str, outcome: str) -> None:
-        """Count a pair of answers: agrees, differs, failed, or a request that was not compared (uncompared)."""
-        self._pairs(model, version, outcome).inc()
+    def pairs(self, model: str, version: str, outcome: str, count: int = 1) -> None:
+        """Count pairs of answers: agrees, differs, failed, or requests that were not compared (uncompared)."""
+        self._pairs(model, version, outcome).inc(count)
 
     def refused(self, reason: str) -> None:
         """Count a request that no model was asked about."""

@@ -32,6 +32,8 @@ QUEUED = 64
 """Copies that may wait; further ones are dropped."""
 SENDERS = 2
 """Copies on their way at a time."""
+_PART = 8
+"""Copies and their answers hold at most one part in eight of the memory for bodies."""
 _SECONDS = 30.0
 _SECONDS_KEPT = 1000
 
@@ -114,8 +116,10 @@ class Shadows:
         self, served: Mapping[str, Served], *, upstream: Upstream, budget: Budget, metrics: GatewayMetrics, queued: int = QUEUED
     ) -> None:
         """Nothing waits yet; :meth:`start` begins to send. ``served`` by model."""
-        self._served, self._upstream, self._budget, self._metrics = served, upstream, budget, metrics
-        self.comparer = Comparer(budget=budget, metrics=metrics)
+        self._served, self._upstream, self._metrics = served, upstream, metrics
+        # Copies that wait shall not be why a caller is refused.
+        self._budget = Budget(budget.limit // _PART, whole=budget)
+        self.comparer = Comparer(budget=self._budget, metrics=metrics)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue(queued)
         self._seen: dict[tuple[str, str], Comparison] = {}
         self._credit = dict.fromkeys(Purpose, 50)

@@ -194,7 +194,8 @@ def test_pairs_are_for_the_holder_of_the_control_token_alone():
 
 def test_a_comparing_process_ends_when_nothing_comes_any_more():
     ours, theirs = socket.socketpair()
-    one = threading.Thread(target=comparing.run, args=(theirs.detach(),), kwargs={"idle_seconds": 0.2})
+    memory = os.memfd_create("test")
+    one = threading.Thread(target=comparing.run, args=(theirs.detach(), memory), kwargs={"idle_seconds": 0.2})
     one.start()
     job = Job(
         model="m",
@@ -205,9 +206,11 @@ def test_a_comparing_process_ends_when_nothing_comes_any_more():
         shadow=Answer(status=500),
         shadow_version="2",
     )
-    ours.sendall(b"".join(comparing._frame(job)))
-    assert ours.recv(1000)[4:] == b'f"outputs":{},"failed":true'
+    ours.sendall(comparing.lay(memory, [job, job]))
+    said = b'f"outputs":{},"failed":true'
+    assert (ours.recv(1000), os.pread(memory, 2 * len(said), 0)) == (b"[%d,%d]\n" % (len(said), len(said)), 2 * said)
     one.join(10)
     assert not one.is_alive()
     assert ours.recv(1) == b""
     ours.close()
+    os.close(memory)
