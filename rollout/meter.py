@@ -29,11 +29,13 @@ class Reading:
     numbers: Mapping[str, str] = field(default_factory=dict)
     """Output -> name under which its differences are judged; the others are not compared."""
     score: str | None = None
-    """Output that is an anomaly above ``threshold``; None where the model says nothing of the kind."""
-    threshold: float | None = None
+    """Output that is an anomaly above a threshold; None where the model says nothing of the kind."""
+    thresholds: tuple[float, float] | None = None
+    """The control's and the canary's: each was handed over with its own."""
     probabilities: str | None = None
-    """Output whose largest element is the class, one of ``labels``."""
-    labels: tuple[str, ...] = ()
+    """Output whose largest element is the class."""
+    labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """The control's classes and the canary's, each in the order of its own output."""
     replayed: str = ""
     """How ids of replayed requests begin; the number of the held-out row follows."""
     strata: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -69,6 +71,11 @@ class Meter:
     def after(self) -> int:
         """Number of the last pair that was read: what to ask for the next ones with."""
         return self._after
+
+    @property
+    def place(self) -> tuple[str | None, int]:
+        """Where the reading of pairs stands; a page that does not move it was the last one."""
+        return self._pairs_epoch, self._after
 
     def streams(self, document: Mapping[str, Any], *, in_step: bool) -> Evidence:
         """Return what ``GET /evidence`` shows that the document before did not.
@@ -124,27 +131,32 @@ class Meter:
         return one["track"] == "baseline" or not self._reading.baseline
 
     def _pair(self, pair: Mapping[str, Any]) -> Pairs:
-        """Return one pair as evidence; none when it is about other versions, or the caller's fault, or a held-out row that was seen before."""
+        """Return one pair as evidence; none when it is about other versions, or the caller's fault.
+
+        A held-out row that was seen before fails or not anew, but its answers are no new evidence.
+        """
         reading, live, shadow = self._reading, pair["live"], pair["shadow"]
         canary_is_live = (live["version"], shadow["version"]) == (reading.canary, reading.stable)
         if not canary_is_live and (live["version"], shadow["version"]) != (reading.stable, reading.canary):
             return Pairs()
-        row = self._row(str(pair["request_id"]))
-        if row is not None and row in self._rows:
-            return Pairs()
         control, canary = (shadow, live) if canary_is_live else (live, shadow)
         if 400 <= control["status"] < 500:
             return Pairs()
-        if row is not None:
-            self._rows.add(row)
+        row = self._row(str(pair["request_id"]))
         is_judged = canary_is_live == (live["track"] == "canary")  # the gateway's ``failed`` blames the side that is not the control
-        return Pairs.of(
+        one = Pairs.of(
             live="canary" if canary_is_live else "control",
             control_failed=not 200 <= control["status"] < 300,
             canary_failed=not 200 <= canary["status"] < 300 or bool(is_judged and pair["failed"]),
             strata=reading.strata.get(row, ()) if row is not None else (),
             **self._compared(pair["outputs"], at=1 if canary_is_live else 0),
         )
+        if row is None or not one.total or one.failed:
+            return one
+        if row in self._rows:
+            return Pairs(total=one.total, copied=one.copied, control_total=one.control_total)
+        self._rows.add(row)
+        return one
 
     def _compared(self, outputs: Mapping[str, Any], *, at: int) -> dict[str, Any]:
         """Return answers, flags and classes as :meth:`Pairs.of` takes them; ``at`` is the control's place in a couple."""
@@ -152,11 +164,11 @@ class Meter:
         couples = {name: _couple(outputs[name], at) for name in {*reading.numbers, reading.score} if name is not None and name in outputs}
         found: dict[str, Any] = {"answers": {known: couples[name] for name, known in reading.numbers.items() if name in couples}}
         scores = couples.get(reading.score or "")
-        if scores and reading.threshold is not None and all(map(math.isfinite, scores)):
-            found["flags"] = (scores[0] > reading.threshold, scores[1] > reading.threshold)
+        if scores and reading.thresholds is not None and all(map(math.isfinite, scores)):
+            found["flags"] = (scores[0] > reading.thresholds[0], scores[1] > reading.thresholds[1])
         vector = outputs.get(reading.probabilities or "")
-        if isinstance(vector, Mapping) and None not in (largest := vector.get("argmax", (None,))):
-            found["classes"] = (reading.labels[largest[at]], reading.labels[largest[1 - at]])
+        if reading.labels and isinstance(vector, Mapping) and None not in (largest := vector.get("argmax", (None,))):
+            found["classes"] = (reading.labels[0][largest[at]], reading.labels[1][largest[1 - at]])
         return found
 
     def _row(self, request_id: str) -> int | None:

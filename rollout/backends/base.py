@@ -1,4 +1,4 @@
-"""The seam to the serving world: three methods suffice, because an effect is stated as what should be true."""
+"""The seam to the serving world: a few methods suffice, because an effect is stated as what should be true."""
 
 from typing import Protocol
 
@@ -18,4 +18,13 @@ class ServingBackend(Protocol):
 
     def is_ready(self, version: str) -> bool:
         """Return whether ``version`` is up and has proved that it answers as it was judged."""
+        ...
+
+    def is_baseline_ready(self) -> bool:
+        """Return whether the second, fresh server of the stable version is up, where the traffic asks for one."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Sentences for a person: why something asked for is not true yet."""
         ...

@@ -28,6 +28,16 @@ class InMemoryBackend:
         now = self.current()
         return now is not None and version in now.versions and version not in self._unready
 
+    def is_baseline_ready(self) -> bool:
+        """Return whether a baseline is wanted: it is up at once."""
+        now = self.current()
+        return now is not None and now.baseline
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Which versions were told to stay unready."""
+        return tuple(f"version {version} was told to stay unready" for version in sorted(self._unready))
+
 
 class InMemoryDrills:
     """Rehearsals without processes: every order is followed by the reports it was given, one at a look; the last one stays."""

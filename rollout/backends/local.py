@@ -14,13 +14,25 @@ class LocalBackend:
     """One model in one environment, through the store. A canary goes out on a lease: ``apply`` again, or ``renew``, keeps it out."""
 
     def __init__(
-        self, store: Store, environment: str, model: str, *, lease_seconds: float, by: str, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        environment: str,
+        model: str,
+        *,
+        lease_seconds: float,
+        by: str,
+        token: int | None = None,
+        shadow_percent: int = 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``token`` is the fencing token of whoever drives a rollout; ``shadow_percent`` of the requests are copied while a canary is out."""
         self._store = store
         self._environment = environment
         self._model = model
         self._lease_seconds = lease_seconds
         self._by = by
+        self._token = token
+        self._shadow_percent = shadow_percent
         self._clock = clock
         self._generation: int | None = None
 
@@ -28,19 +40,30 @@ class LocalBackend:
         """Propose ``traffic``, with a new lease when it has a canary.
 
         Raises StaleGeneration when somebody else changed the traffic since this backend last did, StaleChampion when the
-        champion is not ``traffic.stable``, and the store's errors.
+        champion is not ``traffic.stable``, Fenced when somebody else drives by now, and the store's errors.
         """
         now = self._store.desired(self._environment, self._model)
         expected = self._expected(now, traffic)
         lease_until = None if traffic.canary is None else self._clock() + self._lease_seconds
         wanted = self._store.propose(
-            self._environment, self._model, traffic, lease_until=lease_until, expected_generation=expected, by=self._by
+            self._environment,
+            self._model,
+            traffic,
+            lease_until=lease_until,
+            expected_generation=expected,
+            by=self._by,
+            token=self._token,
+            lease_seconds=None if traffic.canary is None else self._lease_seconds,
+            shadow_percent=0 if traffic.canary is None else self._shadow_percent,
         )
         self._generation = wanted.generation
 
     def renew(self) -> None:
         """Keep the canary out for another lease. Raises StaleGeneration when it is not out by our doing any more."""
-        self._store.renew_lease(self._environment, self._model, self._generation or 0, self._clock() + self._lease_seconds)
+        until = self._clock() + self._lease_seconds
+        self._store.renew_lease(
+            self._environment, self._model, self._generation or 0, until, token=self._token, lease_seconds=self._lease_seconds
+        )
 
     def current(self) -> Traffic | None:
         """Return the routes the supervisor read back, or None when it has not reported for HEARTBEAT_SECONDS."""
@@ -51,6 +74,11 @@ class LocalBackend:
         """Return whether the supervisor reports ``version`` ready."""
         seen = self._seen()
         return seen is not None and version in seen.ready
+
+    def is_baseline_ready(self) -> bool:
+        """Return whether the supervisor reports the baseline's server ready."""
+        seen = self._seen()
+        return seen is not None and seen.baseline_ready
 
     @property
     def gateway_url(self) -> str | None:

@@ -18,9 +18,9 @@ READING = Reading(
     stable="1",
     numbers={"score": "score"},
     score="score",
-    threshold=0.9,
+    thresholds=(0.9, 0.9),
     probabilities="class",
-    labels=("GALAXY", "STAR"),
+    labels=(("GALAXY", "STAR"), ("GALAXY", "STAR")),
     replayed="replay-2-",
     strata={0: ("snr<2",)},
 )
@@ -42,9 +42,9 @@ def look(meter: Meter, gateway: SimulatedGateway, *, in_step: bool = True) -> Ev
     """Return all that is new."""
     seen = meter.streams(gateway.evidence(), in_step=in_step)
     while True:
-        epoch, after = meter.state()["pairs_epoch"], meter.after
-        seen = seen.plus(meter.pairs(gateway.pairs(after)))
-        if (epoch, after) == (meter.state()["pairs_epoch"], meter.after):
+        before = meter.place
+        seen = seen.plus(meter.pairs(gateway.pairs(meter.after)))
+        if before == meter.place:
             return seen
 
 
@@ -150,28 +150,27 @@ def test_a_canary_without_a_number_has_failed_the_pair(canary: Behaviour, weight
     assert (pairs.total, pairs.failed) == (4, failed)
 
 
-def test_what_the_control_cannot_answer_is_not_the_canarys_fault() -> None:
+def test_what_the_control_cannot_answer_counts_as_the_controls_and_what_the_caller_did_wrong_as_nobodys() -> None:
     gateway = world(0, stable=answering(status=503))
     meter = begun(gateway)
     gateway.ask(4)
-    assert look(meter, gateway).pairs == Pairs()
-    # and what the caller did wrong is nobody's
+    assert look(meter, gateway).pairs == Pairs(control_total=4, control_failed=4)
     gateway = world(0, stable=answering(status=400), canary=answering(status=400))
     meter = begun(gateway)
     gateway.ask(4)
     assert look(meter, gateway).pairs == Pairs()
 
 
-def test_a_held_out_row_is_one_pair_however_often_it_is_sent_and_faint_ones_are_a_part_of_their_own() -> None:
+def test_a_held_out_row_has_one_answer_however_often_it_is_sent_and_faint_ones_are_a_part_of_their_own() -> None:
     gateway = world(0, canary=answering(0.7))
     meter = begun(gateway)
     gateway.ask(20, rows=(0, 1), named="replay-2")
     pairs = look(meter, gateway).pairs
-    assert (pairs.total, pairs.strata["snr<2"].total) == (2, 1)
+    assert (pairs.total, sum(pairs.answers["score"].values()), pairs.strata["snr<2"].total) == (20, 2, 1)
     # and after a restart of us it is still known
     again = Meter(READING, state=json.loads(json.dumps(meter.state())))
     gateway.ask(2, rows=(0, 1), named="replay-2")
-    assert look(again, gateway).pairs == Pairs()
+    assert look(again, gateway).pairs == Pairs(total=2, copied=2, control_total=2)
 
 
 @pytest.mark.parametrize(
