@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from firstlight.digest import write_atomic
+from rollout.clock import Clock
 from rollout.store import Store
 from serving import adoption, control, exposure
 from serving.adoption import Census
@@ -51,6 +52,8 @@ class Settings:
     """Longest that a model server may take to become ready."""
     standby: bool = True
     """Keep a process warm for each model's next version: about 0.4 GB that turn ten seconds of start into one."""
+    clock: Clock = field(default_factory=Clock)
+    """What leases, reports and the store's record are timed by."""
 
     def folder_of(self, model: str) -> Path:
         """Return where this supervisor keeps the lock, the address and the logs of ``model``."""
@@ -73,7 +76,7 @@ class Supervisor:
         exposure.check(settings.host, settings.options.gateway)
         exposure.check_files(settings.options.gateway)
         self._me = adoption.myself()
-        self._store = Store(settings.store_url)
+        self._store = Store(settings.store_url, clock=settings.clock.wall)
         self._keepers: list[Keeper] = []
         self._left: dict[str, tuple[Census, tuple[int, ...] | None]] = {}
         self._problems: tuple[str, ...] = ()
@@ -137,6 +140,7 @@ class Supervisor:
             options=settings.options,
             ready_seconds=settings.ready_seconds,
             standby=settings.standby,
+            clock=settings.clock,
         )
         return Keeper(charge, store=self._store)
 
