@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rollout.evidence import Evidence, Stream
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionMeasurement:
@@ -48,6 +50,16 @@ class Measurement:
     stable: VersionMeasurement | None
     """None only where there is no stable version; a stable version nobody could measure is a VersionMeasurement of zeros."""
 
+    def to_evidence(self) -> Evidence:
+        """Return what was measured as evidence of one step. Raises BadEvidence when it contradicts itself."""
+        return Evidence(
+            canary=_stream(self.canary),
+            control=_stream(self.stable) if self.stable else None,
+            agreement_matches=self.canary.agreement_matches,
+            agreement_total=self.canary.agreement_total,
+            step_requests=self.canary.requests,
+        )
+
 
 def from_gateway(
     document: Mapping[str, Any], version: str, *, quality: tuple[int, int] = (0, 0), agreement: tuple[int, int] = (0, 0)
@@ -81,6 +93,16 @@ def is_count(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Return whether ``value`` is a finite, non-negative number of seconds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _stream(measured: VersionMeasurement) -> Stream:
+    return Stream(
+        requests=measured.requests,
+        errors=measured.errors,
+        latency=Stream.of(measured.latency_seconds).latency,
+        quality_good=measured.quality_good,
+        quality_total=measured.quality_total,
+    )
 
 
 def _count(value: object) -> int:

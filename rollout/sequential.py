@@ -37,9 +37,10 @@ _WORSE: Sequence[tuple[float, Beta, Beta]] = (
 )
 """The alternative to *the canary is no worse*: 2 % against 0.7 %, 5 % against 1 %, and anything."""
 _ONE: Beta = (0.5, 0.5)
+_LEAST = -700.0
+"""Log evidence never falls below: a constant e**-700 mixed in, so that it stays a number."""
 _HALVINGS = 45
 _GRID = 17
-_REFINEMENTS = 4
 
 
 def needed(alpha: float) -> float:
@@ -52,7 +53,7 @@ def share_below(events: ArrayLike, trials: ArrayLike, limit: ArrayLike) -> Float
     k, n, at = _floats(events, trials, limit)
     a, b = _ONE
     average = _log_average(k, n, _ONE) + _log(betainc(a + k, b + n - k, at)) - _log(betainc(a, b, at))
-    return np.asarray(average - xlogy(k, at) - xlog1py(n - k, -at))
+    return np.asarray(np.maximum(average - xlogy(k, at) - xlog1py(n - k, -at), _LEAST))
 
 
 def share_above(events: ArrayLike, trials: ArrayLike, limit: ArrayLike) -> Floats:
@@ -83,14 +84,14 @@ def excess_above(canary: tuple[ArrayLike, ArrayLike], control: tuple[ArrayLike, 
     return _over_largest(alternatives, (k_c, n_c), (k_b, n_b), np.asarray(allowed, dtype=float), is_null_above=False)
 
 
-def bound(evidence: Callable[[Floats], Floats], *, low: float, high: float, threshold: float, rising: bool) -> float:
+def bound(evidence: Callable[[Floats], Floats], *, low: float, high: float, threshold: float, rising: bool, rounds: int = 4) -> float:
     """Return where, between ``low`` and ``high``, evidence that rises (or falls) with the limit tested crosses ``threshold``: one end of a
     confidence sequence, since what is not refuted is inside. The end of the range when it crosses nowhere.
 
-    ``evidence`` takes an array of limits. Four grids, each within a step of the last; the answer errs to the wide side.
+    ``evidence`` takes an array of limits. ``rounds`` grids of 17, each within a step of the last; the answer errs to the wide side.
     """
     start, end = (low, high) if rising else (high, low)
-    for _ in range(_REFINEMENTS):
+    for _ in range(rounds):
         grid = np.linspace(start, end, _GRID)
         refuted = np.asarray(evidence(grid)) >= threshold
         if not refuted.any():

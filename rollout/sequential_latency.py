@@ -7,15 +7,20 @@ that they speak against what is to be shown; that costs up to two buckets, a ten
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.evidence import GROWTH, Counts
+from rollout.evidence import GROWTH
 from rollout.sequential import Floats, mixed, share_above, share_below
 
+Counts = Mapping[int, float]
+"""Bucket -> how many; not whole where a forecast is made."""
 _NOTHING = (0.5, 0.25, 0.25)
 """Weights of: nothing learnt of the control's quantile, it lies above the bucket, below it. The first keeps the product from vanishing."""
+
+_CONSTANT = (0.01, 0.99)
 
 
 def faster_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float) -> Floats:
@@ -24,7 +29,7 @@ def faster_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floa
     known = _not_in_bucket(control, edges, quantile)
     reach = np.floor(edges[None, :] - 1 + shift[:, None] + 1e-9).astype(int)
     within, total = _within(canary, reach)
-    return np.asarray((known[None, :] + share_above(within, total, quantile)).min(axis=1))
+    return _least(known, share_above(within, total, quantile))
 
 
 def slower_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float) -> Floats:
@@ -33,7 +38,7 @@ def slower_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floa
     known = _not_in_bucket(control, edges, quantile)
     reach = np.ceil(edges[None, :] + shift[:, None] - 1e-9).astype(int)
     within, total = _within(canary, reach)
-    return np.asarray((known[None, :] + share_below(within, total, quantile)).min(axis=1))
+    return _least(known, share_below(within, total, quantile))
 
 
 def within_seconds(canary: Counts, *, quantile: float, seconds: Floats | float) -> Floats:
@@ -54,6 +59,11 @@ def _not_in_bucket(control: Counts, edges: NDArray[np.int_], quantile: float) ->
     up_to_lower, _ = _within(control, edges - 1)
     lies_above, lies_below = share_below(up_to_upper, total, quantile), share_above(up_to_lower, total, quantile)
     return mixed([np.zeros(len(edges)), lies_above, lies_below], _NOTHING)
+
+
+def _least(known: Floats, answered: Floats) -> Floats:
+    """Return the least over the buckets of both evidences together. A constant in the second keeps the product where the first is large."""
+    return np.asarray((known[None, :] + mixed([np.zeros(answered.shape), answered], _CONSTANT)).min(axis=1))
 
 
 def _candidates(canary: Counts, control: Counts) -> NDArray[np.int_]:

@@ -37,12 +37,16 @@ def capital(summed: Floats) -> Floats:
     return mixed([summed[..., bet] for bet in range(len(_BETS))], _WEIGHTS)
 
 
+def sums(values: Floats, counts: ArrayLike, means: Floats, *, cut: float) -> Floats:
+    """Return the summed :func:`stakes` of counted values: one row per mean, one column per bet. They grow with the counts in proportion."""
+    each = stakes(values[None, :], np.asarray(means, dtype=float)[:, None], cut=cut)
+    return np.asarray(np.einsum("mvb,v->mb", each, np.asarray(counts, dtype=float)))
+
+
 def mean_above(values: Floats, counts: ArrayLike, mean: Floats | float, *, cut: float = CUT) -> Floats:
     """Return the log evidence against *the mean difference is at most ``mean``*; one value per mean. ``values`` (each counted ``counts``
     times) are bounded by ``cut``."""
-    means = np.atleast_1d(np.asarray(mean, dtype=float))
-    each = stakes(values[None, :], means[:, None], cut=cut)
-    return capital(np.einsum("mvb,v->mb", each, np.asarray(counts, dtype=float)))
+    return capital(sums(values, counts, np.atleast_1d(mean), cut=cut))
 
 
 def mean_below(values: Floats, counts: ArrayLike, mean: Floats | float, *, cut: float = CUT) -> Floats:

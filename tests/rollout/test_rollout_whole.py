@@ -17,12 +17,12 @@ from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release, prom
 HERE = (ENVIRONMENT, MODEL)
 HEALTHY = VersionMeasurement(
     version="any",
-    requests=100,
-    latency_seconds=(0.010, 0.011) * 50,
-    quality_good=95,
-    quality_total=100,
-    agreement_matches=100,
-    agreement_total=100,
+    requests=400,
+    latency_seconds=(0.010, 0.011) * 200,
+    quality_good=380,
+    quality_total=400,
+    agreement_matches=400,
+    agreement_total=400,
 )
 
 
@@ -82,12 +82,12 @@ def test_the_first_release_of_a_model_is_judged_alone(sqlite_store: Store) -> No
 @pytest.mark.parametrize(
     ("canary", "phase", "said"),
     [
-        pytest.param({"errors": 30}, Phase.FAILED, "30 of 100 requests failed", id="errors"),
-        pytest.param({"latency_seconds": (0.05,) * 100}, Phase.FAILED, "x stable", id="slow"),
-        pytest.param({"quality_good": 60}, Phase.FAILED, "60.0% of answers are good", id="worse answers"),
-        pytest.param({"agreement_matches": 99}, Phase.FAILED, "99 of 100 served answers", id="other answers than evaluated"),
-        pytest.param({"requests": 30}, Phase.UNDECIDED, "30 of 72 requests needed", id="too few requests"),
-        pytest.param({"quality_total": 0, "quality_good": 0}, Phase.UNDECIDED, "0 answers of version 2 could be judged", id="no truth"),
+        pytest.param({"errors": 60}, Phase.FAILED, "60 of 400 requests failed", id="errors"),
+        pytest.param({"latency_seconds": (0.05,) * 400}, Phase.FAILED, "x control", id="slow"),
+        pytest.param({"quality_good": 300}, Phase.FAILED, "100 of 400 answers are wrong", id="worse answers"),
+        pytest.param({"agreement_matches": 399}, Phase.FAILED, "399 of 400 served answers", id="other answers than evaluated"),
+        pytest.param({"requests": 30}, Phase.UNDECIDED, "0 of 30 requests failed", id="too few requests"),
+        pytest.param({"quality_total": 0, "quality_good": 0}, Phase.UNDECIDED, "nothing is known of quality", id="no truth"),
     ],
 )
 def test_any_other_canary_leaves_all_traffic_and_the_champion_where_they_were(
