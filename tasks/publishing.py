@@ -21,6 +21,7 @@ from firstlight.verdict import Verdict, worst
 from governance.dossier import charts
 from governance.dossier import page as dossier
 from governance.dossier.index import IndexRow, render_index
+from governance.dossier.rollout_picture import Ending, Event, rollout_picture
 from governance.manifest import write_manifest
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
@@ -43,11 +44,15 @@ EVIDENCE = (
     "serving",
     "risk",
     "sign-off",
+    "rehearsal",
     "canary",
     "promotion",
     "drift",
 )
 """Every stage that may have left evidence, in the order of the story."""
+
+ORDERS = ("pause", "resume", "abort", "approve", "rollback")
+"""Decisions of people that belong into the picture of a rollout."""
 
 _METRICS = ("anomaly_recall", "false_alarm_rate", "class_accuracy")
 
@@ -205,11 +210,33 @@ def _pictures(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> di
         pictures["benchmark"] = charts.benchmark_chart(points)
     if points := evidence.get("backend", {}).get("points"):
         pictures["benchmark-backends"] = charts.benchmark_chart(points)
-    if steps := evidence.get("canary", {}).get("timeline"):
-        pictures["canary"] = charts.canary_chart(steps)
+    if "canary" in evidence:
+        pictures["rollout"] = _rollout(release, evidence)
     if columns := evidence.get("drift", {}).get("columns"):
         pictures["drift"] = charts.drift_chart(_most_moved(columns))
     return pictures
+
+
+def _rollout(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> bytes:
+    """Draw the rollout from what the store keeps of it: every look, every order, and how it ended."""
+    canary = evidence["canary"]
+    status = canary.get("rollout", {})
+    with doors.store(settings_module.current()) as records:
+        points = records.points(release.id)
+        decisions = records.decisions(release.environment, release.model)
+    began = float(status.get("started", 0.0))
+    orders = [one for one in decisions if one.what in ORDERS and began and one.at >= began]
+    is_champion = evidence.get("promotion", {}).get("verdict") == Verdict.PASS.value
+    return rollout_picture(
+        points or canary.get("timeline", []),
+        ending=Ending(
+            verdict=str(canary["verdict"]),
+            phase="succeeded" if is_champion else str(status.get("phase", "")),
+            sentence="; ".join(canary.get("reasons", [])) or str(canary["summary"]),
+        ),
+        events=[Event(t_s=one.at - began, what=one.what, by=one.by) for one in orders],
+        budget=canary.get("budget"),
+    )
 
 
 def _most_moved(columns: Sequence[dict[str, Any]], *, most: int = 9) -> list[dict[str, Any]]:

@@ -205,57 +205,6 @@ def _bench_line(latency: Axes, throughput: Axes, who: str, points: Sequence[Row]
     throughput.plot(batch, rate, color=colour, marker=marker, linestyle=line, label=who)
 
 
-def canary_chart(timeline: Sequence[Row]) -> bytes:
-    """SVG of a canary over time. Each step: t_s, weight (%), version, requests, errors, latency_ms_p99, quality (fraction or None), verdict."""
-    with mpl.rc_context(dict(_STYLE)):
-        figure = Figure(figsize=(10, 5.4), layout="constrained")
-        weight, count, latency = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 1, 1])
-        seconds = _column(timeline, "t_s")
-        weight.step(seconds, _column(timeline, "weight"), where="post", color=BLUE, linewidth=2)
-        for verdict in sorted({str(step.get("verdict")) for step in timeline}):
-            chosen = [step for step in timeline if str(step.get("verdict")) == verdict]
-            marker, colour = _MARKS.get(verdict, ("o", PALE))
-            style: dict[str, Any] = {"marker": marker, "color": colour, "linestyle": "none", "markersize": 7, "label": verdict}
-            weight.plot(_column(chosen, "t_s"), _column(chosen, "weight"), **style)
-        weight.set(ylabel="canary weight / %", ylim=(-5, 108))
-        _canary_counts(count, seconds, timeline)
-        _canary_latency(latency, seconds, timeline)
-        if timeline:
-            weight.legend(loc="lower right", fontsize=8.5, ncols=3)
-        for axis in (weight, count, latency):
-            axis.grid(visible=True)
-        return _bytes(figure, "svg")
-
-
-def _canary_counts(axis: Axes, seconds: np.ndarray, timeline: Sequence[Row]) -> None:
-    span = float(seconds[-1] - seconds[0]) if len(seconds) > 1 else 1.0
-    requests, errors = _column(timeline, "requests"), _column(timeline, "errors")
-    axis.vlines(seconds, 0, requests, color=SKY, linewidth=9, label="requests")
-    axis.plot(
-        seconds,
-        np.where(errors > 0, errors, np.nan),
-        color=VERMILION,
-        marker="X",
-        linestyle="none",
-        label=f"errors ({int(np.nansum(errors))} in all)",
-    )
-    axis.set(ylabel="answers of the canary", ylim=(0, 1.35 * max(1.0, float(np.nanmax(requests, initial=0)))))
-    axis.set_xlim(-0.04 * span, (float(seconds[-1]) if len(seconds) else 1.0) + 0.04 * span)
-    axis.legend(loc="upper left", fontsize=8.5, ncols=2)
-
-
-def _canary_latency(axis: Axes, seconds: np.ndarray, timeline: Sequence[Row]) -> None:
-    axis.plot(seconds, _column(timeline, "latency_ms_p99"), color=ORANGE, marker="s", label="latency p99")
-    axis.set(ylabel="latency p99 / ms", xlabel="time since the canary started / s")
-    axis.set_ylim(bottom=0)
-    quality = _column(timeline, "quality")
-    twin = axis.twinx()
-    twin.plot(seconds, 100 * quality, color=GREEN, marker="o", linestyle="--", label="answer quality")
-    twin.set(ylabel="quality / %", ylim=(0, 105))
-    lines = [*axis.get_lines(), *twin.get_lines()]
-    axis.legend(lines, [str(line.get_label()) for line in lines], loc="lower right", fontsize=8.5, ncols=2)
-
-
 def drift_chart(columns: Sequence[Row]) -> bytes:
     """SVG of reference and current histograms; columns that could not be compared are left out.
 

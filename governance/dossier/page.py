@@ -104,9 +104,9 @@ _SECTIONS = (
     (
         "canary",
         "How it did on real requests",
-        "The new version took a growing share of requests while it was judged.",
-        ("canary",),
-        ("canary",),
+        "The new version took a growing share of requests while it was judged; going back had been rehearsed before.",
+        ("canary", "rehearsal"),
+        ("rollout",),
     ),
     (
         "drift",
@@ -126,7 +126,7 @@ _SECTIONS = (
 )
 """Anchor, title, lead sentence, evidence documents, first words of picture names; in reading order, pictures first."""
 
-_OPTIONAL = ("previous_drift", "serving", "golden", "backend")
+_OPTIONAL = ("previous_drift", "serving", "golden", "backend", "rehearsal")
 """Documents whose absence is not worth a sentence of its own."""
 
 _CAPTIONS = {
@@ -134,7 +134,7 @@ _CAPTIONS = {
     "strangest": "The strangest objects by anomaly score",
     "benchmark": "Latency and throughput by batch size",
     "benchmark-backends": "The ways to run it, by batch size",
-    "canary": "Weight, requests, errors, latency and quality over the canary",
+    "rollout": "The rollout: its share of the requests, the evidence of every measurement against its boundaries, and the error budget",
     "drift": "Reference and live distributions",
 }
 
@@ -149,7 +149,7 @@ def render(
 ) -> Path:
     """Write dossier.html into ``release_folder`` and return its path.
 
-    ``pictures``: name -> PNG or SVG bytes; a name starts with spectra, strangest, slice, benchmark, canary or drift, and the rest is its caption
+    ``pictures``: name -> PNG or SVG bytes; a name starts with spectra, strangest, slice, benchmark, rollout or drift, and the rest is its caption
     (``slice-recall``). ``evidence``: name -> document; ``risk`` and ``sign_off`` get tables of their own. A missing document is said to be missing.
     Raises EvidenceError when those two are not as governance writes them.
     """

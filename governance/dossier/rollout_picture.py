@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from governance.dossier.svg import document, element, line, paragraph, path, span, ticks, words
+from governance.dossier.svg import document, element, line, paragraph, path, span, ticks, time_ticks, words
+from governance.dossier.view import sentence
 
 Row = Mapping[str, Any]
 
@@ -25,8 +26,8 @@ _TITLES = {
     "latency": "Answer time",
     "quality": "Right answers",
     "agreement": "Answers as they were evaluated",
-    "answers": "Answers, pair by pair",
-    "flags": "Share called anomalous",
+    "answers": "Answers",
+    "flags": "Called anomalous",
     "classes": "Mix of classes",
     "readiness": "Readiness",
 }
@@ -97,7 +98,7 @@ def _headline(ending: Ending) -> str:
 def _head(ending: Ending) -> tuple[str, float]:
     sign, look = _ENDS.get(ending.verdict, ("–", "soft"))
     drawn = words(24, 34, f"{sign} {_headline(ending)[:1].upper()}{_headline(ending)[1:]}", look=f"title {look}")
-    said, y = paragraph(24, 58, ending.sentence, width=WIDTH - 48, most=4)
+    said, y = paragraph(24, 58, sentence(ending.sentence), width=WIDTH - 48, most=4)
     return drawn + said, y
 
 
@@ -135,7 +136,7 @@ def _steps(points: Sequence[Row], events: Iterable[Event], ending: Ending, top: 
         drawn += line(_LEFT, y(weight), _RIGHT - 40, y(weight), look="grid") + words(
             _LEFT - 8, y(weight) + 4, f"{weight} %", look="small soft", anchor="end"
         )
-    for seconds in ticks(0, until, most=8):
+    for seconds in time_ticks(until):
         drawn += line(x(seconds), floor, x(seconds), floor + 4, look="axis") + words(
             x(seconds), floor + 18, span(seconds), look="small soft", anchor="middle"
         )
@@ -190,19 +191,26 @@ def _curves(points: Sequence[Row], top: float) -> tuple[str, float]:
     said, y = paragraph(
         24,
         top + 20,
-        "Upper line: shown to be no worse than the margin. Lower line: shown to be worse. What reaches its boundary is decided; between the boundaries it cannot be told "
-        "yet. A larger share of the traffic asks for more, so a line may fall where a step begins.",
+        "Over the requests (for answers and classes: over requests that both versions answered). Upper line: shown to be no worse than the margin; lower line: shown to "
+        "be worse. What reaches its boundary is decided, in between it cannot be told yet. A larger share of the traffic asks for more: a line may fall where a step begins.",
         width=WIDTH - 48,
         size=11.5,
         look="small soft",
     )
     if not found:
         return drawn + said + words(24, y + 12, "No measurement was taken.", look="cannot"), y + 24
+    tested, counted = [curve for curve in found if curve.requests], [curve for curve in found if not curve.requests]
     wide = (WIDTH - 48 - (_ACROSS - 1) * _GAP) / _ACROSS
     tall = _PANEL + 92.0
-    for place, curve in enumerate(found):
+    for place, curve in enumerate(tested):
         drawn += _panel(curve, left=24 + (wide + _GAP) * (place % _ACROSS), top=y + 14 + tall * (place // _ACROSS), wide=wide)
-    return drawn + said, y + 14 + tall * math.ceil(len(found) / _ACROSS)
+    y += 20 + tall * math.ceil(len(tested) / _ACROSS)
+    for curve in counted:
+        sign, look = _ENDS.get(str(curve.last.get("verdict")), ("–", "soft"))
+        drawn += words(24, y, f"{sign} {_title(curve.name)}", look=f"strong {look}")
+        text, y = paragraph(290, y, f"{curve.last.get('reason') or 'counted only'}", width=WIDTH - 314, size=11.5, most=2, look="small")
+        drawn, y = drawn + text, y + 6
+    return drawn + said, y + 6
 
 
 def _measurements(points: Sequence[Row]) -> list[_Curve]:
@@ -257,8 +265,6 @@ def _panel(curve: _Curve, *, left: float, top: float, wide: float) -> str:
         left + wide, top + 12, f"{sign} {verdict}", look=f"strong {look}", anchor="end"
     )
     said, _ = paragraph(left, top + _PANEL + 46, str(curve.last.get("reason") or ""), width=wide, size=11.5, most=3, look="small")
-    if not curve.requests:
-        return drawn + words(left, top + 40, "counted, not tested step by step", look="small soft") + said
     upper, lower = top + 22, top + 22 + _PANEL - 16
     middle, half = (upper + lower) / 2, (lower - upper) / 2 / _BEYOND
     most = max(curve.requests) or 1.0
@@ -310,14 +316,14 @@ def _budget(budget: Mapping[str, Any] | None, top: float) -> tuple[str, float]:
     )
     text, y = paragraph(24, top + 26, said, width=WIDTH - 48, size=11.5, look="small soft")
     whole, left = math.fsum(known.values()), 24.0
-    for place, (name, share) in enumerate(known.items()):
-        wide = (WIDTH - 48) * share / whole
-        drawn += element("rect", x=left, y=y, width=max(wide - 3, 1), height=34, class_="tint blue" if place % 2 else "tint pass")
-        shown = f"{_title(name)} {_percent(total * share / whole)}"
-        room = int(wide / 6.2)
-        drawn += words(left + 6, y + 22, shown if len(shown) <= room else shown[: max(room - 1, 0)] + "…", look="small")
+    for place, share in enumerate(known.values()):
+        wide, shown = (WIDTH - 48) * share / whole, _percent(total * share / whole)
+        drawn += element("rect", x=left, y=y, width=max(wide - 3, 1), height=26, class_="tint blue" if place % 2 else "tint pass")
+        drawn += words(left + 6, y + 17, shown, look="small") if 7 * len(shown) < wide else ""
         left += wide
-    return drawn + text, y + 40
+    legend = ", ".join(f"{_title(name).lower()} {_percent(total * share / whole)}" for name, share in known.items())
+    below, y = paragraph(24, y + 44, f"From left to right: {legend}.", width=WIDTH - 48, size=11.5, look="small")
+    return drawn + text + below, y
 
 
 def _percent(share: float) -> str:

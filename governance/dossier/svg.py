@@ -36,8 +36,7 @@ def element(name: str, content: str = "", **attributes: str | float | None) -> s
 
 def words(x: float, y: float, text: str, *, look: str = "", anchor: str | None = None) -> str:
     """Return one line of text at (x, y), escaped; control characters, which XML forbids, are left out."""
-    clean = "".join(letter for letter in text if letter.isprintable())
-    return element("text", html.escape(clean) or " ", x=x, y=y, class_=look or None, text_anchor=anchor)
+    return element("text", _escaped(text) or " ", x=x, y=y, class_=look or None, text_anchor=anchor)
 
 
 def paragraph(x: float, y: float, text: str, *, width: float, size: float = 13, most: int = 4, look: str = "") -> tuple[str, float]:
@@ -65,9 +64,7 @@ def line(x0: float, y0: float, x1: float, y1: float, *, look: str) -> str:
 
 def document(body: str, *, width: int, height: float, title: str) -> bytes:
     """Return the whole picture, with a title that screen readers say."""
-    inside = (
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>" + element("rect", width=width, height=height, class_="paper") + body
-    )
+    inside = f"<title>{_escaped(title)}</title><style>{STYLE}</style>" + element("rect", width=width, height=height, class_="paper") + body
     drawn = element(
         "svg",
         inside,
@@ -95,6 +92,19 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     return [step * number for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def time_ticks(seconds: float) -> list[float]:
+    """Return times from 0 to ``seconds`` that are round in the unit in which :func:`span` says them.
+
+    >>> [span(value) for value in time_ticks(2400)]
+    ['0', '5 min', '10 min', '15 min', '20 min', '25 min', '30 min', '35 min', '40 min']
+    """
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 432_000, 864_000)
+    if seconds < 5:
+        return ticks(0, seconds)
+    step = next((step for step in steps if seconds / step <= 9), seconds / 8)
+    return [step * number for number in range(int(seconds / step) + 1)]
+
+
 def span(seconds: float) -> str:
     """Return a span of time as people say it.
 
@@ -105,6 +115,10 @@ def span(seconds: float) -> str:
         if seconds >= 2 * unit or (unit == 60.0 and seconds >= unit):
             return f"{seconds / unit:.3g} {name}" if seconds < 100 * unit else f"{seconds / unit:.0f} {name}"
     return f"{seconds:.3g} s" if seconds else "0"
+
+
+def _escaped(text: str) -> str:
+    return html.escape("".join(letter for letter in text if letter.isprintable()))
 
 
 def _shown(value: str | float | None) -> str:

@@ -10,6 +10,7 @@ _TITLES = {
     "hand_off": "Hand-off",
     "golden": "Golden vectors",
     "serving": "Serving platform",
+    "rehearsal": "Rehearsed way back",
     "previous_drift": "Drift of the version before",
 }
 _ROWS, _COLUMNS, _CELL = 60, 11, 160

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from firstlight.digest import sha256_bytes
 from governance.approvers import Approver, ApproverKey, Approvers, write_approvers
+from governance.dossier.rollout_picture import Ending, rollout_picture
 from governance.evidence import write_evidence
 from governance.manifest import write_manifest
 from governance.risk import RiskPolicy, assess, load_scenarios
@@ -289,20 +290,6 @@ def sample_pictures() -> dict[str, bytes]:
         for who, scale in (("candidate", 1.04), ("champion", 1.0))
         for batch in (1, 4, 16, 64)
     ]
-    steps = [(0, 5, 21, 0), (12, 5, 40, 0), (25, 25, 96, 1), (40, 50, 190, 0), (58, 100, 380, 0)]
-    timeline = [
-        {
-            "t_s": t,
-            "weight": w,
-            "version": "7",
-            "requests": r,
-            "errors": e,
-            "latency_ms_p99": 24.0 + t / 10,
-            "quality": 0.97 if r > 30 else None,
-            "verdict": "pass" if r > 30 else "cannot tell",
-        }
-        for t, w, r, e in steps
-    ]
     edges = np.linspace(0, 6, 25)
     drift = [
         {
@@ -325,9 +312,35 @@ def sample_pictures() -> dict[str, bytes]:
         "strangest": charts.spectra_panel(examples[:2]),
         "slice-recall": charts.slice_chart(SLICES, "recall"),
         "benchmark": charts.benchmark_chart(points),
-        "canary": charts.canary_chart(timeline),
+        "rollout": rollout_picture(sample_rollout(), ending=Ending(verdict="pass", phase="promoting", sentence="every step passed")),
         "drift": charts.drift_chart(drift),
     }
+
+
+def sample_rollout() -> list[dict[str, Any]]:
+    """The points of a rollout in which the mix of classes is shown to be worse at the fourth look."""
+    looks = [(0.0, 5, 0, 0.0, 0.0), (12.0, 5, 40, 1.5, 2.0), (25.0, 25, 96, 3.0, 5.0), (40.0, 50, 190, 5.5, 8.1)]
+    needed = {"pass": 4.6, "fail": 7.6}
+
+    def check(name: str, verdict: str, reason: str, healthy: float, worse: float, requests: int) -> dict[str, Any]:
+        evidence = {"log_evidence_pass": healthy, "log_evidence_fail": worse, "needed": needed}
+        return {"name": name, "verdict": verdict, "reason": reason, "requests": requests, **evidence}
+
+    return [
+        {
+            "t_s": seconds,
+            "phase": "progressing",
+            "weight": weight,
+            "requests": requests,
+            "verdict": "fail" if worse > needed["fail"] else "cannot tell",
+            "checks": [
+                check("errors", "pass", "none of them failed", healthy, 0.0, requests),
+                check("classes", "fail", "QSO moved by 9 points", 0.0, worse, requests),
+                {"name": "agreement", "verdict": "pass", "reason": "all answers are the evaluated ones"},
+            ],
+        }
+        for seconds, weight, requests, healthy, worse in looks
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -236,10 +236,6 @@ def test_the_bias_and_drift_reports_own_rows_can_be_drawn():
         lambda: charts.benchmark_chart(
             [{"who": "candidate", "batch": 1, "latency_ms_p50": 1.0, "latency_ms_p99": None, "spectra_per_second": 0}]
         ),
-        lambda: charts.canary_chart([]),
-        lambda: charts.canary_chart(
-            [{"t_s": 0, "weight": 5, "version": "1", "requests": 0, "errors": 0, "latency_ms_p99": None, "quality": None, "verdict": "x"}]
-        ),
         lambda: charts.drift_chart([]),
         lambda: charts.drift_chart(
             [{"column": "a" * 200, "edges": [0, 1], "reference": [0], "current": [None], "effect": None, "verdict": None}]
