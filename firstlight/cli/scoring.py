@@ -12,8 +12,6 @@ from firstlight.settings import Settings
 
 def score(settings: Settings, sources: list[str], out: Path, *, model: str | None) -> None:
     """Score every file of ``sources`` with the champion of ``model``."""
-    from models import handoff
-    from models.scoring import score_files
     from tasks.doors import object_store, store
     from tasks.registering import require_signed
 
@@ -26,6 +24,9 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
             )
         servable = records.version(name, champion.version)
     require_signed(settings, servable)
+    from models import handoff  # and torch with it: whoever is refused need not wait for it
+    from models.scoring import score_files
+
     door = object_store(settings)
     files = [file for source in sources for file in spectra.find(source, store=door)]
     papers = handoff.load(servable.folder)

@@ -5,7 +5,27 @@ from pathlib import Path
 
 import pytest
 
+from firstlight.digest import sha256_file, sha256_json
 from tests.models.tiny import write_tiny_handoff
+
+_COMPILERS = Path(__file__).parents[2] / "models" / "backends"
+
+
+@pytest.fixture(scope="session")
+def compiled_folder(request: pytest.FixtureRequest) -> Path:
+    """Where compiled files of unchanging models may stay from run to run, made by the very code that is there now; read them only.
+
+    They are found again by model, libraries and processor, and verified, as the product does it; two workers wait for each other. Other
+    code has another folder, and its old one is removed.
+    """
+    cache = request.config.cache
+    assert cache is not None
+    made_by = sha256_json([sha256_file(_COMPILERS / f"compil{ending}.py") for ending in ("er", "ing", "ed")])[:16]
+    folder = cache.mkdir(f"compiled-{made_by}")
+    for stale in folder.parent.glob("compiled-*"):
+        if stale != folder:
+            shutil.rmtree(stale, ignore_errors=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Compiled backends answer what the program answers, on odd rows too, and the choice among them says why.
 
-The model is odd on purpose (tests/models/odd.py). One real compilation of each kind for the whole file.
+The model is odd on purpose (tests/models/odd.py). One real compilation of each kind for the whole file, kept for the next run as long as
+nothing that makes it has changed (``pytest --cache-clear`` forgets it).
 """
 
 import shutil
@@ -34,8 +35,8 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> HandOff:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
+def folder(compiled_folder: Path) -> Path:
+    return compiled_folder
 
 
 @pytest.fixture(scope="module")
