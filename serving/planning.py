@@ -69,7 +69,8 @@ def route(target: Traffic, *, ready: Collection[str], present: Traffic, fresh: C
 
     A baseline gets its share only beside stable and canary. While stable has no other server, the baseline's answers for it: the same version,
     replayed the same golden vectors. Wanted stable not ready at all: whoever carries the traffic now keeps it while it is ready (nothing is taken
-    away before there is something better), be it stable or a canary that stood in for it; else the canary takes all, else nobody does.
+    away before there is something better), be it stable or a canary that stands in for it, whose weight then does not count; else a canary with
+    weight takes all, else nobody does.
     """
     canary = target.canary if target.canary in ready else None
     if target.stable is None:
@@ -79,9 +80,9 @@ def route(target: Traffic, *, ready: Collection[str], present: Traffic, fresh: C
         weight = target.canary_weight if canary else 0
         return Traffic(stable=target.stable, canary=canary, canary_weight=weight, baseline=compared)
     carrier = _carrier(present, ready=(*ready, *fresh))
-    if carrier is not None and carrier not in target.versions:
+    if carrier is not None and carrier != target.canary:
         return Traffic(stable=carrier)
-    return _alone(canary, weight=target.canary_weight and 100)
+    return _alone(canary, weight=100 if target.canary_weight or carrier is not None else 0)
 
 
 def canary_seconds(traffic: Traffic, *, target: Traffic, left: float | None) -> float | None:

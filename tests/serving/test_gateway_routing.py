@@ -7,7 +7,7 @@ import httpx
 
 from serving.control import Control
 from serving.routes import Routes, Shadow, Target
-from tests.serving.acting import INFER, TOKEN, Actor, echo, stage, until, whole
+from tests.serving.acting import INFER, TOKEN, Actor, Stage, echo, stage, until, whole
 
 
 def test_two_models_behind_one_gateway_keep_their_routes_and_counts_apart():
@@ -162,3 +162,59 @@ def test_a_request_that_fails_while_the_routes_change_is_tried_by_the_new_ones()
         asking.join(20)
         assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"ba")]
         assert (len(new.asked), len(brother.asked)) == (1, 0)
+
+
+def test_a_baseline_has_the_canarys_share_and_the_loss_of_any_of_the_three_costs_no_request():
+    stable, canary, baseline = echo("1"), echo("2"), echo("1")
+    with stage(stable, canary, baseline) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        made.route(stable, canary, 25, baseline=baseline.target)
+        assert {client.post(INFER, content=b"ab").content for _ in range(40)} == {b"ba"}
+        assert [len(actor.asked) for actor in (stable, canary, baseline)] == [20, 10, 10]
+        tracks = {track["track"]: track["requests"] for track in made.control.evidence()["tracks"]}
+        assert tracks == {"stable": 20, "canary": 10, "baseline": 10}
+        for lost in (baseline, canary, stable):
+            others = [actor for actor in (stable, canary, baseline) if actor is not lost]
+            for actor in others:
+                actor.play = echo().play
+            play, lost.play = lost.play, lambda ask: None
+            assert {client.post(INFER, content=b"ab").content for _ in range(20)} == {b"ba"}
+            lost.play = play
+
+
+def test_a_canarys_share_that_nobody_renews_falls_to_stable_and_a_renewal_keeps_it():
+    stable, canary, baseline = echo("1"), echo("2"), echo("1")
+    with stage(stable, canary, baseline) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
+        made.route(stable, canary, 50, baseline=baseline.target, canary_seconds=1.5)
+        for _ in range(8):
+            time.sleep(0.25)
+            made.route(stable, canary, 50, baseline=baseline.target, canary_seconds=1.5)
+        assert {client.post(INFER, content=b"a").headers["x-firstlight-version"] for _ in range(4)} == {"1", "2"}
+        until(lambda: made.control.routes()[0].canary_weight == 0)
+        assert made.control.routes()[0].baseline is None
+        before = len(stable.asked)
+        assert {client.post(INFER, content=b"a").headers["x-firstlight-version"] for _ in range(20)} == {"1"}
+        assert len(stable.asked) == before + 20
+        assert made.metric("firstlight_gateway_weight_percent", model="m", version="1", track="stable") == 100.0
+
+
+def test_callers_of_a_gateway_that_has_no_routes_yet_wait_for_them_and_not_for_ever():
+    made, actor = Stage(), echo()
+    made.listening.patience_seconds = 1.0
+    made.start()
+    try:
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(made.post(b"ab")))
+        asking.start()
+        made.route(actor)
+        asking.join(20)
+        assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"ba")]
+    finally:
+        made.close()
+        actor.close()
+    untold = Stage()
+    untold.listening.patience_seconds = 0.2
+    untold.start()
+    try:
+        assert untold.post(b"ab").status_code == 503
+    finally:
+        untold.close()
