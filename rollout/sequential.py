@@ -128,7 +128,7 @@ def _largest_on_border(canary: tuple[Floats, Floats], control: tuple[Floats, Flo
     low = np.broadcast_to(np.maximum(0.0, -margin), shape)
     high = np.broadcast_to(np.minimum(1.0, 1.0 - margin), shape)
     for _ in range(_HALVINGS):
-        share = (low + high) / 2
+        share = np.clip((low + high) / 2, 1e-300, 1 - 1e-16)  # halving ends at 0 where nothing was asked of the control yet
         shifted = np.clip(share + margin, 1e-300, 1 - 1e-16)
         slope = k_c / shifted - (n_c - k_c) / (1 - shifted) + k_b / share - (n_b - k_b) / (1 - share)
         low, high = np.where(slope > 0, share, low), np.where(slope > 0, high, share)

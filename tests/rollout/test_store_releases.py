@@ -4,8 +4,7 @@ import pytest
 
 from rollout.errors import ReleaseClosed, ReleaseRunning, UnknownRelease
 from rollout.records import ReleaseStatus
-from rollout.timeline import Point, Timeline
-from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release, promote
+from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release
 
 HERE = (ENVIRONMENT, MODEL)
 
@@ -89,20 +88,3 @@ def test_a_digest_that_looks_like_a_pattern_counts_only_its_own_attempts(store: 
         release = store.open_release(*HERE, handoff_digest=digest, model_digest=digest, policy_digest="p", by="flow")
         assert release.attempt == 1
         store.close_release(release.id, "failed", "why")
-
-
-def test_the_timeline_keeps_every_look_in_order_and_by_release(store: Any) -> None:
-    promote(store, "1", expected=None)
-    timeline = Timeline(store, "r")
-    points = [
-        Point(
-            t_s=float(t), phase="progressing", weight=5, requests=t, errors=0, latency_ms_p99=None if t == 0 else 12.5, quality=None,
-            verdict="cannot tell", summary="too few",
-        )
-        for t in range(3)
-    ]  # fmt: skip
-    for point in points:
-        timeline.append(point)
-    assert timeline.points() == points
-    assert Timeline(store, "other").points() == []
-    assert timeline.to_rows()[1]["latency_ms_p99"] == 12.5
