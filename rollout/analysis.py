@@ -26,7 +26,7 @@ class Check:
     """One measurement, judged."""
 
     name: str
-    """``errors``, ``missing``, ``latency``, ``quality``, ``answers: …``, ``flags``, ``classes: …``, ``agreement`` or ``readiness``."""
+    """``errors``, ``latency``, ``quality``, ``answers: …``, ``flags``, ``classes: …``, ``agreement`` or ``readiness``."""
     verdict: Verdict
     reason: str
     """One sentence with the figures."""
@@ -136,13 +136,13 @@ def agreement(policy: RolloutPolicy, evidence: Evidence) -> Check:
 
 
 def _check(question: judging.Question, policy: RolloutPolicy, evidence: Evidence) -> Check:
-    verdict = judging.VERDICTS[int(question.verdicts())]
+    verdict = judging.VERDICTS[int(judging.verdicts(question, policy, evidence.step_requests))]
     limits = findings.interval(question)
     reason, needed = findings.sentence(question, policy, evidence, limits), findings.requests_needed(question)
     requests = int(np.max(question.trials))
     few = policy.requests_per_step - evidence.step_requests
-    if question.name == "errors" and verdict is Verdict.PASS and few > 0:
-        verdict, needed = Verdict.CANNOT_TELL, requests + few
+    if question.name == "errors" and verdict is Verdict.CANNOT_TELL and few > 0:
+        needed = None if needed is None else max(needed, requests + few)
         reason = f"{reason}; {evidence.step_requests} of {policy.requests_per_step} requests that a step needs"
     return Check(
         name=question.name,

@@ -120,6 +120,8 @@ class Pairs:
     """Of them, those to which the canary gave none: no answer in time, an error, or no number (NaN) where the control had one."""
     copied: int = 0
     """Of ``total``, those of which the canary got a copy; of the others it got the live request, which ``Evidence.canary`` counts already."""
+    copied_failed: int = 0
+    """Of ``copied``, those that are in ``failed``."""
     control_total: int = 0
     """Requests here that the control was asked: its live ones of which the canary was to get a copy, **the failed ones too**, and copies of the
     canary's."""
@@ -140,6 +142,7 @@ class Pairs:
     def __post_init__(self) -> None:
         _check_part("failed pairs", self.failed, "pairs", self.total)
         _check_part("copies to the canary", self.copied, "pairs", self.total)
+        _check_part("failed copies", self.copied_failed, "failed pairs", self.failed)
         _check_part("failed requests of the control", self.control_failed, "requests of the control", self.control_total)
         for output, counts in self.answers.items():
             _check_counts(f"differences of {output}", counts)
@@ -171,7 +174,8 @@ class Pairs:
             return cls(control_total=1, control_failed=1)
         numbers = {name: pair for name, pair in (answers or {}).items() if math.isfinite(pair[0])}
         failed = canary_failed or not all(math.isfinite(pair[1]) for pair in numbers.values())
-        one = cls(total=1, failed=int(failed), copied=int(live == "control"), control_total=1)
+        is_copy = live == "control"
+        one = cls(total=1, failed=int(failed), copied=int(is_copy), copied_failed=int(failed and is_copy), control_total=1)
         if not failed:
             one = replace(
                 one,
@@ -188,6 +192,7 @@ class Pairs:
             total=self.total + more.total,
             failed=self.failed + more.failed,
             copied=self.copied + more.copied,
+            copied_failed=self.copied_failed + more.copied_failed,
             control_total=self.control_total + more.control_total,
             control_failed=self.control_failed + more.control_failed,
             answers={name: _sum(self.answers.get(name, {}), more.answers.get(name, {})) for name in sorted({*self.answers, *more.answers})},

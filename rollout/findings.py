@@ -62,14 +62,11 @@ def sentence(question: Question, policy: RolloutPolicy, evidence: Evidence, limi
 def _counted(question: Question, policy: RolloutPolicy, evidence: Evidence) -> str:
     canary, control, pairs = evidence.canary, evidence.control, evidence.pairs
     if question.name == "errors":
-        copies = f" and {pairs.failed} of {pairs.copied} copies" if question.trials != canary.requests else ""
+        copies = f" and {pairs.failed} of {pairs.copied} copies" if pairs.copied else ""
         other = (
             _against(pairs.control_failed, pairs.control_total) if copies else _against(control.errors, control.requests) if control else ""
         )
         return f"{canary.errors} of {canary.requests} requests{copies} failed{other}"
-    if question.name == "missing":
-        of = "requests that the control answered got no usable answer"
-        return f"{pairs.failed} of {pairs.total} {of}{_against(pairs.control_failed, pairs.control_total)}"
     if question.measure is Measure.LATENCY:
         return f"p{100 * policy.latency_quantile:g} of {question.trials} answers"
     if question.measure is Measure.QUALITY:

@@ -10,7 +10,7 @@ margin somewhere is promoted only if that question passes wrongly (intersection-
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,11 +36,11 @@ class PairCounts(Protocol):
     """The counts of ``Pairs`` that tell of failures: numbers, or arrays of many rollouts."""
 
     @property
-    def total(self) -> Numbers: ...
-    @property
     def failed(self) -> Numbers: ...
     @property
     def copied(self) -> Numbers: ...
+    @property
+    def copied_failed(self) -> Numbers: ...
     @property
     def control_total(self) -> Numbers: ...
     @property
@@ -127,6 +127,12 @@ def levels(policy: RolloutPolicy, reference: Reference) -> Levels:
     )
 
 
+def verdicts(question: Question, policy: RolloutPolicy, step_requests: Numbers) -> NDArray[np.int_]:
+    """Return :meth:`Question.verdicts`, where nothing passes before the canary has answered the requests that every step needs."""
+    found = question.verdicts()
+    return np.where((found == 0) & (np.asarray(step_requests) < policy.requests_per_step), 1, found) if question.name == "errors" else found
+
+
 def compared(policy: RolloutPolicy, reference: Reference) -> tuple[str, ...]:
     """Return the numbers in the answers that are compared: those with a rule and a scale."""
     return tuple(sorted(set(policy.answers) & set(reference.scales)))
@@ -152,12 +158,12 @@ def questions(policy: RolloutPolicy, evidence: Evidence, reference: Reference, *
 def error_questions(
     policy: RolloutPolicy, split: Levels, live: Share, control: Share | None, pairs: PairCounts | None, leniency: Numbers
 ) -> list[Question]:
-    """Return the questions about failed requests, from (errors, requests) of canary and control and the counts of the pairs.
+    """Return the question about failed requests, from (errors, requests) of canary and control and the counts of the pairs.
 
-    With pairs there are two. *errors*: live requests are compared with live ones to find a canary that is worse; to show that it is not, its copies
-    count as its requests, so a copy is taken to fail as often as a live request. *missing*: of the requests that the control answers, how many does
-    the canary not answer, or without numbers, against how many the control fails. A request's second answer is only asked for
-    when the first is there, so each is a coin of its own given all before it, and the product of both is a martingale.
+    With pairs a copy counts as a request of the canary: it is taken to fail as often as a live one. An answer without numbers where the control
+    has some is a failure too. That it is worse is looked for in all of them, and with a fifth of the evidence each in live requests alone and in
+    copies alone, so that neither can hide behind the other. A request's second answer is only asked for when the first is there, so
+    each answer is a coin of its own given all before it, and the product of both sides is a martingale.
     """
     alpha, margin = split.healthy_turned_back[Measure.ERRORS], policy.error_margin
     if control is None:
@@ -166,12 +172,14 @@ def error_questions(
     if pairs is None:
         return [_two_shares("errors", Measure.ERRORS, live, control, margin, wide, split, alpha)]
     other = (pairs.control_failed, pairs.control_total)
-    copies = (pairs.failed, pairs.total)
     together = (live[0] + pairs.failed, live[1] + pairs.copied)
-    return [
-        _two_shares("errors", Measure.ERRORS, together, other, margin, wide, split, alpha / 2, beyond=(live, control)),
-        _two_shares("missing", Measure.ERRORS, copies, other, margin, wide, split, alpha / 2, unit="pairs"),
-    ]
+    copies = (pairs.copied_failed, pairs.copied)
+
+    def beyond(limit: Floats) -> Floats:
+        looks = [(together, other), (live, control), (copies, other)]
+        return sequential.mixed([sequential.excess_above(canary, than, limit) for canary, than in looks], (0.6, 0.2, 0.2))
+
+    return [replace(_two_shares("errors", Measure.ERRORS, together, other, margin, wide, split, alpha), beyond=beyond)]
 
 
 def _two_shares(
@@ -183,16 +191,12 @@ def _two_shares(
     wide: Numbers,
     split: Levels,
     alpha: float,
-    *,
-    beyond: tuple[Share, Share] | None = None,
-    unit: str = "requests",
 ) -> Question:
-    worse, than = beyond or (canary, control)
     return Question(
         name=name,
         measure=measure,
         within=lambda limit: sequential.excess_below(canary, control, limit),
-        beyond=lambda limit: sequential.excess_above(worse, than, limit),
+        beyond=lambda limit: sequential.excess_above(canary, control, limit),
         margin=margin,
         lenient_margin=wide,
         allowed=0.0,
@@ -201,7 +205,6 @@ def _two_shares(
         low=-0.999,
         high=0.999,
         trials=canary[1],
-        unit=unit,
         foreseen=lambda trials: _foreseen_share(canary, control, margin, trials),
     )
 

@@ -29,9 +29,9 @@ class Measure(StrEnum):
 
 
 SHARES: Mapping[Measure, float] = {
-    Measure.ERRORS: 0.2,
-    Measure.LATENCY: 0.1,
-    Measure.QUALITY: 0.1,
+    Measure.ERRORS: 0.3,
+    Measure.LATENCY: 0.05,
+    Measure.QUALITY: 0.05,
     Measure.ANSWERS: 0.5,
     Measure.FLAGS: 0.05,
     Measure.CLASSES: 0.05,
@@ -149,8 +149,6 @@ class RolloutPolicy(_Rules):
     disagreement_limit: int = Field(default=0, ge=0)
     """How many answers may differ from the evaluated ones. 0: a model that answers otherwise in service than on the bench is not the one
     that was judged."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, allow_inf_nan=False)
-    """Two-sided confidence of every interval: each bound errs in at most (1 - confidence) / 2 of the looks."""
 
     @field_validator("steps")
     @classmethod

@@ -65,8 +65,11 @@ def test_steps_that_do_not_rise_to_100_are_refused(steps: list[int]) -> None:
     "fields",
     [
         {"unknown": 1},
-        {"confidence": 1.0},
-        {"confidence": float("nan")},
+        {"error_margin": 1.0},
+        {"error_margin": float("nan")},
+        {"budget": {"worse_promoted": 0}},
+        {"budget": {"shares": {"errors": 1}}},
+        {"answers": {"score": {"margin": 0.1, "tolerance": 0.2}}},
         {"lease_seconds": 0},
         {"step_deadline_seconds": float("inf")},
         {"error_limit": 0},
