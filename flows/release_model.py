@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 
 from firstlight.verdict import Verdict
-from tasks import canary, checking, governing, opening, promoting, publishing, registering, watching
+from tasks import canary, checking, governing, opening, promoting, publishing, registering, rehearsing, watching
 from tasks.outcomes import Outcome
 from tasks.releases import OpenedRelease, only_one, open_release
 from tasks.stages import StageResult
@@ -64,6 +64,7 @@ def gates(release: OpenedRelease) -> Iterator[list[StageResult]]:
     ]
     yield [governing.try_platform(release), governing.assess_risk(release)]
     yield [wait_for_sign_off(release)]
+    yield [rehearsing.rehearse_way_back(release)]
     yield [canary.run(release)]
     yield [promoting.promote(release)]
 

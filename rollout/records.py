@@ -123,7 +123,7 @@ class Drill:
     verdict: str
     """``pass``, ``fail`` or ``cannot tell``."""
     seconds: float | None
-    """From the request until it had answered what it was sent; None when it never did."""
+    """From the request until it could take the traffic; None when it never could."""
     answered: int
     """Requests it answered, golden vectors and copies of live ones."""
     failed: int

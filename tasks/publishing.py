@@ -21,7 +21,7 @@ from firstlight.verdict import Verdict, worst
 from governance.dossier import charts
 from governance.dossier import page as dossier
 from governance.dossier.index import IndexRow, render_index
-from governance.dossier.rollout_picture import Ending, Event, rollout_picture
+from governance.dossier.rollout_picture import Ending, rollout_picture
 from governance.manifest import write_manifest
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
@@ -50,9 +50,6 @@ EVIDENCE = (
     "drift",
 )
 """Every stage that may have left evidence, in the order of the story."""
-
-ORDERS = ("pause", "resume", "abort", "approve", "rollback")
-"""Decisions of people that belong into the picture of a rollout."""
 
 _METRICS = ("anomaly_recall", "false_alarm_rate", "class_accuracy")
 
@@ -223,9 +220,6 @@ def _rollout(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> byt
     status = canary.get("rollout", {})
     with doors.store(settings_module.current()) as records:
         points = records.points(release.id)
-        decisions = records.decisions(release.environment, release.model)
-    began = float(status.get("started", 0.0))
-    orders = [one for one in decisions if one.what in ORDERS and began and one.at >= began]
     is_champion = evidence.get("promotion", {}).get("verdict") == Verdict.PASS.value
     return rollout_picture(
         points or canary.get("timeline", []),
@@ -234,7 +228,6 @@ def _rollout(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> byt
             phase="succeeded" if is_champion else str(status.get("phase", "")),
             sentence="; ".join(canary.get("reasons", [])) or str(canary["summary"]),
         ),
-        events=[Event(t_s=one.at - began, what=one.what, by=one.by) for one in orders],
         budget=canary.get("budget"),
     )
 

@@ -98,6 +98,23 @@ def rollback(
 
 
 @app.command()
+def drill(
+    model: Model = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version to rehearse; the previous champion and the present one when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Rehearse the way back: start the version afresh beside the live one, and see whether it could take the traffic, and how soon.
+
+    Exit code 0 it could, 2 it could not, 3 cannot tell (nothing serves here), 1 error.
+    """
+    from firstlight.cli import drilling
+
+    raise typer.Exit(drilling.drill(settings.current(), model, version, as_json=as_json))
+
+
+@app.command()
 def score(
     files: Annotated[list[str], typer.Argument(help="Folders, files or s3:// prefixes of spectra.")],
     out: Annotated[Path, typer.Option(help="Parquet table to write; refused rows go to <out>.refused.parquet.")],

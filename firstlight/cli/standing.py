@@ -68,6 +68,11 @@ def _from_store(records: "Store", environment: str, model: str) -> dict[str, Any
             "canary": desired.traffic.canary if desired else None,
         },
         "release": {"id": opened.id, "status": opened.status.value} if opened else None,
+        "drills": [
+            {"version": drill.version, "verdict": drill.verdict, "seconds": drill.seconds, "at": _when(drill.at), "reason": drill.reason}
+            for drill in {drill.version: drill for drill in records.drills(environment, model)}.values()
+            if champion and drill.version in (champion.version, champion.previous)
+        ],
         "serving": {
             "running": is_fresh,
             "address": seen.gateway_url if seen and is_fresh else None,
@@ -92,6 +97,11 @@ def _print(found: dict[str, Any]) -> None:
     table.add_row("candidate", f"version {candidate['version']}" if candidate else "none")
     table.add_row("rollout", f"version {rollout['canary']} at {rollout['weight']} %" if rollout["canary"] else rollout["phase"])
     table.add_row("release", f"{found['release']['id']}, {found['release']['status']}" if found["release"] else "none open")
+    for drill in found["drills"]:
+        took = f"{drill['seconds']:.1f} s" if drill["seconds"] is not None else "never ready"
+        table.add_row(f"way back to {drill['version']}", f"{drill['verdict']}, {took}, rehearsed {drill['at']}: {drill['reason']}")
+    if champion and not found["drills"]:
+        table.add_row("way back", "never rehearsed (firstlight drill)")
     where = (
         f"{serving['address']}, {'as desired' if serving['as_desired'] else 'not yet as desired'}"
         if serving["running"]

@@ -43,6 +43,9 @@ _HEADS = {
 }
 
 
+_PHASES = {"approving": "waits for a person's word", "watching": "champion, still watched"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """Something that happened to a rollout."""
@@ -103,12 +106,16 @@ def _head(ending: Ending) -> tuple[str, float]:
 
 
 def _events_of(points: Sequence[Row]) -> list[Event]:
-    """Return what the points themselves say of orders."""
-    return [
-        Event(t_s=seconds, what=str(point["event"]), by=str(point.get("by") or ""))
-        for point in points
-        if point.get("event") not in (None, "", "none") and (seconds := _number(point.get("t_s"))) is not None
-    ]
+    """Return what the points themselves say: orders, and phases in which the weight tells nothing."""
+    found, before = [], ""
+    for point in points:
+        seconds, phase = _number(point.get("t_s")), str(point.get("phase") or "")
+        if seconds is not None and point.get("event") not in (None, "", "none"):
+            found.append(Event(t_s=seconds, what=str(point["event"]), by=str(point.get("by") or "")))
+        elif seconds is not None and phase != before and phase in _PHASES:
+            found.append(Event(t_s=seconds, what=_PHASES[phase]))
+        before = phase
+    return found
 
 
 # weights over time
