@@ -15,7 +15,7 @@ from benchmarks.serving.plan import Plan, Point
 from benchmarks.serving.subject import Backend
 
 POINTS = (Point("binary", 1, 1), Point("binary", 16, 4), Point("json", 16, 1))
-PLAN = Plan(points=POINTS, rounds=1, warm_seconds=0.05, seconds=0.2, repeats=0, drain_rows=4)
+PLAN = Plan(points=POINTS, rounds=1, warm_seconds=0.05, seconds=0.1, repeats=0, drain_rows=4)
 
 
 def test_a_run_measures_our_server_and_gateway_and_stops_them_without_a_lost_request(tiny_subject, tmp_path):

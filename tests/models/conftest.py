@@ -1,4 +1,4 @@
-"""The tiny hand-off as a fixture, and a copy of it that a test may break."""
+"""Hand-offs as fixtures: the tiny one, a copy of it that a test may break, and one of spectra, with files for it."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from firstlight.digest import sha256_file, sha256_json
+from models.handoff import HandOff, load
+from models.scoring_worker import Desk
+from tests.models.scored import post
+from tests.models.spectral import write_coadd, write_spectral_handoff
 from tests.models.tiny import write_tiny_handoff
 
 _COMPILERS = Path(__file__).parents[2] / "models" / "backends"
@@ -38,3 +42,21 @@ def tiny_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def broken(tiny_handoff: Path, tmp_path: Path) -> Path:
     """A copy of the tiny hand-off for a test to break."""
     return shutil.copytree(tiny_handoff, tmp_path / "broken")
+
+
+@pytest.fixture(scope="session")
+def spectral(tmp_path_factory: pytest.TempPathFactory) -> HandOff:
+    """The hand-off of a model of spectra."""
+    return load(write_spectral_handoff(tmp_path_factory.mktemp("spectral") / "handoff"))
+
+
+@pytest.fixture(scope="session")
+def desk(spectral: HandOff) -> Desk:
+    """What a worker process that scores works with."""
+    return Desk(post(spectral))
+
+
+@pytest.fixture
+def coadds(tmp_path: Path) -> list[str]:
+    """Four good files of five spectra."""
+    return [str(write_coadd(tmp_path / f"coadd-{seed}.fits", seed=seed, level=0.5 + seed)) for seed in range(4)]
