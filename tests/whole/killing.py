@@ -19,7 +19,7 @@ from tests.whole.house import House, until
 
 STAGES = (
     *("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "risk"),
-    *("canary", "promotion", "drift"),
+    *("rehearsal", "canary", "promotion", "drift"),
 )
 _KILLED = -signal.SIGKILL
 

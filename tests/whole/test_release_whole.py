@@ -58,7 +58,7 @@ def first(house: House) -> Iterator[First]:
         with Plane(house.settings) as plane:
             plane.orchestration()
             kill_at(house, "hand-off", by_command(house))
-            for stage in STAGES[1 : STAGES.index("canary")]:
+            for stage in STAGES[1 : STAGES.index("rehearsal")]:
                 kill_at(house, stage, start_by_hand)
             lines = Reader.from_now(house.settings)
             waiting = house.run("release", house.handoff(GOOD))
