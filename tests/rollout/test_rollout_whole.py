@@ -68,7 +68,9 @@ def test_a_healthy_canary_takes_every_step_and_becomes_champion(sqlite_store: St
     assert status.phase is Phase.SUCCEEDED
     assert [traffic.canary_weight for traffic in backend.history] == [0, 5, 25, 50, 100, 0]
     assert backend.current() == Traffic(stable="2") == sqlite_store.desired(*HERE).traffic  # type: ignore[union-attr]
-    assert [look.weight for look in Timeline(sqlite_store, release.id).points()] == [0, 5, 25, 50, 100, 100]
+    assert [look.weight for look in Timeline(sqlite_store, release.id).points()] == [0, 5, 25, 50, 100, 100, 100, 100, 100], (
+        "watched for 30 s"
+    )
 
 
 def test_the_first_release_of_a_model_is_judged_alone(sqlite_store: Store) -> None:

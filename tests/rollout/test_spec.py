@@ -1,11 +1,14 @@
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from rollout.errors import BadTraffic
+from rollout.errors import BadTraffic, RolloutError
+from rollout.policy import RolloutPolicy
 from rollout.reconciler import effective_traffic
-from rollout.spec import Desired, RolloutPolicy, RolloutSpec, Traffic
+from rollout.spec import Desired, Phase, RolloutSpec, RolloutStatus, Traffic
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,8 @@ from rollout.spec import Desired, RolloutPolicy, RolloutSpec, Traffic
         pytest.param({"canary": "2", "canary_weight": 5}, "go nowhere", id="the rest to nobody"),
         pytest.param({"stable": ""}, "non-empty", id="a version without a name"),
         pytest.param({"stable": 3}, "non-empty strings", id="a version that is a number"),
+        pytest.param({"stable": "1", "baseline": True}, "stands beside a canary", id="a baseline beside nobody"),
+        pytest.param({"canary": "2", "canary_weight": 100, "baseline": True}, "is of stable's version", id="a baseline of nobody"),
     ],
 )
 def test_traffic_that_means_nothing_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -43,11 +48,49 @@ def test_a_canary_always_holds_a_lease_and_nothing_else_does() -> None:
         Desired(environment="e", model="m", generation=1, traffic=Traffic(stable="1"), lease_until=5.0)
 
 
-@pytest.mark.parametrize(("now", "weight"), [(9.9, 25), (10.0, 0), (11.0, 0)])
-def test_a_lapsed_lease_means_the_canary_is_gone(now: float, weight: int) -> None:
+@pytest.mark.parametrize(
+    ("now", "held", "lapsed"),
+    [
+        pytest.param(1009.9, 9.9, False, id="in time"),
+        pytest.param(1010.0, 0.0, True, id="over by the clock"),
+        pytest.param(1005.0, 10.0, True, id="over by elapsed time"),
+        pytest.param(1005.0 - 3600, 5.0, False, id="an hour back, in time"),
+        pytest.param(1010.0 - 3600, 10.0, True, id="an hour back, over"),
+        pytest.param(1005.0 + 3600, 5.0, True, id="an hour on: over until it is renewed"),
+    ],
+)
+def test_a_lapsed_lease_means_the_canary_is_gone_whatever_the_clock_does(now: float, held: float, lapsed: bool) -> None:
     traffic = Traffic(stable="1", canary="2", canary_weight=25)
-    wanted = Desired(environment="e", model="m", generation=1, traffic=traffic, lease_until=10.0)
-    assert effective_traffic(wanted, now) == (traffic if weight else Traffic(stable="1"))
+    wanted = Desired(environment="e", model="m", generation=1, traffic=traffic, lease_until=1010.0, lease_seconds=10.0)
+    assert effective_traffic(wanted, now, held=held) == (Traffic(stable="1") if lapsed else traffic)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lease_seconds": 5.0},
+        {"traffic": Traffic(stable="1", canary="2"), "lease_until": 9.0, "lease_seconds": 0.0},
+        {"traffic": Traffic(stable="1", canary="2"), "lease_until": 9.0, "lease_seconds": float("inf")},
+        {"shadow_percent": 101},
+        {"shadow_percent": 0.5},
+    ],
+)
+def test_a_wish_that_cannot_be_meant_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadTraffic, match=r"lease_seconds must be|shadow_percent must be"):
+        Desired(**{"environment": "e", "model": "m", "generation": 1, "traffic": Traffic(stable="1"), **fields})
+
+
+def test_a_status_travels_as_json() -> None:
+    status = RolloutStatus(stable="1", canary="2", phase=Phase.STARTING, step=0, weight=0, started=3.0, step_started=3.0)
+    assert status.to_dict() == {
+        "phase": "starting", "stable": "1", "canary": "2", "step": 0, "weight": 0, "started": 3.0, "step_started": 3.0, "reasons": [],
+    }  # fmt: skip
+    paused = replace(status, phase=Phase.PAUSED, paused_from=Phase.PROGRESSING, spent_seconds=4.5, reasons=("a", "b"))
+    for one in (status, paused):
+        assert RolloutStatus.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    for form in ({}, {**status.to_dict(), "phase": "dancing"}, {**status.to_dict(), "temperature": 4}):
+        with pytest.raises(RolloutError, match="one that this firstlight knows"):
+            RolloutStatus.from_dict(form)
 
 
 def test_stable_alone_needs_no_lease() -> None:
