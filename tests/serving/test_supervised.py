@@ -1,6 +1,6 @@
-"""The whole online plane as real processes, and then killed piece by piece. One supervisor for the module; the last test kills it.
+"""The whole online plane as real processes, and then killed piece by piece. One supervisor for the module, but for the tests that kill it.
 
-Every scenario starts from stable "1" alone with all traffic.
+A scenario starts from stable "1" alone with all traffic, or with canary "2" and a baseline beside it.
 """
 
 import contextlib
@@ -24,14 +24,13 @@ from firstlight.errors import FirstlightError
 from monitoring import inference_log
 from rollout.spec import ServableVersion, Traffic
 from rollout.store import Store
-from serving import control, process
+from serving import adoption, control, process
 from serving.client import InferenceClient
-from serving.errors import SettingsError
-from serving.supervisor import Settings, Supervisor
 
 ENVIRONMENT, MODEL = "testing", "tiny"
 SIGNAL = {"signal": np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)}
 STABLE = Traffic(stable="1")
+COMPARED = Traffic(stable="1", canary="2", canary_weight=25, baseline=True)
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -49,9 +48,14 @@ class World:
         given.setdefault("options", json.dumps({"model": {"inference_log": str(self.state / "inference-log")}}))
         return [sys.executable, "-m", "serving", "supervise", *(word for key, value in given.items() for word in (f"--{key}", value))]
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(self.command(), stdout=subprocess.PIPE)
+    def start(self, *more: str, **options: str) -> None:
+        self.process = subprocess.Popen([*self.command(**options), *more], stdout=subprocess.PIPE)
         self.url = json.loads(self.process.stdout.readline())["gateway_url"]
+
+    def kill_supervisor(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+        self.process.stdout.close()
 
     def add(self, version: str, folder: Path) -> None:
         digests = {"model_digest": sha256_file(folder / "model.pt2"), "handoff_digest": sha256_file(folder / "handoff.yaml")}
@@ -59,7 +63,10 @@ class World:
 
     def want(self, traffic: Traffic, *, lease: float = 120.0):
         until = time.time() + lease if traffic.canary else None
-        return self.store.propose(ENVIRONMENT, MODEL, traffic, lease_until=until, expected_generation=None, by="test")
+        seconds = lease if traffic.canary else None
+        return self.store.propose(
+            ENVIRONMENT, MODEL, traffic, lease_until=until, lease_seconds=seconds, expected_generation=None, by="test"
+        )
 
     def observed(self):
         return self.store.observed(ENVIRONMENT, MODEL)
@@ -67,36 +74,43 @@ class World:
     def becomes(self, traffic: Traffic, seconds: float = 120.0):
         return self.until(lambda: (seen := self.observed()) and seen.traffic == traffic and seen, seconds)
 
+    def drilled(self, asked: str) -> dict:
+        """The report of a drill that is over."""
+        seen = lambda: (found := self.observed().drill) and found["asked"] == asked and found["state"] in ("done", "failed") and found  # noqa: E731
+        return self.until(seen, 120, 0.1)
+
     def problem(self, *words: str):
         return self.until(lambda: [p for p in self.observed().problems if all(word in p for word in words)], 120)
 
-    def pids(self, *words: str) -> list[int]:
-        """Process ids of children whose command line (a standby's: whose log) has ``words``."""
-        return [child.pid for child in psutil.Process(self.process.pid).children() if _named(child, words)]
+    def running(self) -> dict[tuple[str, str], int]:
+        """Process ids by role and version, as the supervisor's list has them."""
+        return {(child.role, child.version): child.being.pid for child in adoption.read(self.folder).children}
 
-    def server(self, version: str) -> int:
-        """Process id of the server of ``version``, found by the port the gateway routes to."""
+    def server(self, version: str, role: str = "model") -> int:
+        """Process id of the server of ``version``: it must be the one the gateway routes to."""
+        (child,) = [child for child in adoption.read(self.folder).children if (child.role, child.version) == (role, version)]
         with self.control as gateway:
             routes, _ = gateway.routes()
-        port = int(routes.target(version).url.rsplit(":", 1)[1])
-        for child in psutil.Process(self.process.pid).children():
-            if any(connection.laddr.port == port for connection in child.net_connections() if connection.status == "LISTEN"):
-                return child.pid
-        raise AssertionError(f"nobody listens on {port}")
+        target = routes.baseline if role == "baseline" else routes.target(version)
+        assert target.url == f"http://127.0.0.1:{child.port}"
+        return child.being.pid
+
+    def told(self) -> float | None:
+        """For how long the gateway was last told to send the canary requests; None: not at all any more."""
+        with self.control as gateway:
+            return gateway.routes()[0].canary_seconds
 
     def measured(self, since: float) -> dict:
         with self.control as gateway:
             return gateway.measurements(since=since)["versions"]
 
     @property
+    def folder(self) -> Path:
+        return control.folder(self.state, environment=ENVIRONMENT, model=MODEL)
+
+    @property
     def control(self):
         return control.find(self.state, environment=ENVIRONMENT, model=MODEL)
-
-
-def _named(child: psutil.Process, words) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return all(word in child.cmdline() for word in words)
-    return False
 
 
 class Stream:
@@ -155,19 +169,29 @@ def settled(world):
     return world
 
 
-def test_a_canary_gets_its_share_exactly_and_its_answers_are_measured(settled):
-    # Given stable 1 and canary 2 at 5 percent
-    settled.want(Traffic(stable="1", canary="2", canary_weight=5))
-    seen = settled.becomes(Traffic(stable="1", canary="2", canary_weight=5))
-    assert (seen.ready, seen.problems) == (("1", "2"), ())
+@pytest.fixture
+def compared(world):
+    world.want(COMPARED)
+    world.becomes(COMPARED)
+    return world
+
+
+def test_a_canary_and_its_baseline_get_their_share_exactly_and_their_answers_are_measured(compared):
+    # Given stable 1, canary 2 and a baseline of 1 at 5 percent
+    settled, wanted = compared, Traffic(stable="1", canary="2", canary_weight=5, baseline=True)
+    settled.want(wanted)
+    seen = settled.becomes(wanted)
+    assert (seen.ready, seen.baseline_ready, seen.problems) == (("1", "2"), True, ())
     before = time.time()
     # When 40 requests come
     with InferenceClient(settled.url, MODEL, client="replay") as client:
         answers = [client.infer(SIGNAL, request_id=f"share-{number}") for number in range(40)]
-    # Then two of them are the canary's, the two models differ, and the gateway has measured just that
+    # Then two of them are the canary's, two the baseline's, the two models differ, and the gateway has measured just that
     assert [answer.status for answer in answers] == [200] * 40
     assert sum(answer.version == "2" for answer in answers) == 2
     assert len({answer.outputs["score"].tobytes() for answer in answers}) == 2
+    with settled.control as gateway:
+        assert {track["track"]: track["requests"] for track in gateway.evidence()["tracks"]} == {"stable": 36, "canary": 2, "baseline": 2}
     measured = settled.measured(before)
     assert {version: (kept["requests"], kept["errors"], len(kept["seconds"])) for version, kept in measured.items()} == {
         "1": (38, 0, 38),
@@ -188,52 +212,59 @@ def _logged(world, rows):
     return world.until(enough, 15, 0.2)[0]
 
 
-def test_killing_the_canary_in_the_middle_of_a_stream_fails_no_request(settled):
-    wanted = Traffic(stable="1", canary="2", canary_weight=50)
-    settled.want(wanted)
-    settled.becomes(wanted)
+def test_killing_canary_baseline_and_stable_in_the_middle_of_a_stream_fails_no_request(compared):
+    without = Traffic(stable="1", canary="2", canary_weight=25)
     before = time.time()
-    with Stream(settled.url) as stream:
-        settled.until(lambda: stream.versions.count("2") > 30)
-        os.kill(settled.server("2"), signal.SIGKILL)
-        settled.problem("version 2", "ended with -9")
-        settled.until(lambda: settled.observed().traffic in (STABLE, wanted))
-        # When it is back, it gets its share again
-        settled.becomes(wanted)
+    with Stream(compared.url) as stream:
+        # Given callers of all three, when the canary is killed, then it comes back and gets its share again
+        compared.until(lambda: stream.versions.count("2") > 10)
+        os.kill(compared.server("2"), signal.SIGKILL)
+        compared.problem("version 2", "ended with -9")
+        compared.until(lambda: compared.observed().traffic in (STABLE, COMPARED))
+        compared.becomes(COMPARED)
         count = len(stream.versions)
-        settled.until(lambda: "2" in stream.versions[count:])
-    assert stream.failures == []
-    assert settled.measured(before)["1"]["errors"] == 0
-
-
-def test_killing_stable_while_a_canary_is_out_fails_no_request(settled):
-    wanted = Traffic(stable="1", canary="2", canary_weight=5)
-    settled.want(wanted)
-    settled.becomes(wanted)
-    with Stream(settled.url) as stream:
-        settled.until(lambda: len(stream.versions) > 60)
-        os.kill(settled.server("1"), signal.SIGKILL)
-        settled.becomes(Traffic(canary="2", canary_weight=100))
-        settled.becomes(wanted)
+        compared.until(lambda: "2" in stream.versions[count:])
+        # When the baseline is killed, then its share is stable's until it is back
+        os.kill(compared.server("1", "baseline"), signal.SIGKILL)
+        compared.problem("the baseline's server of version 1", "ended with -9")
+        compared.becomes(COMPARED)
+        # When stable is killed, then the baseline answers for it: the canary gets no more than its share
+        os.kill(compared.server("1"), signal.SIGKILL)
+        compared.becomes(without)
+        compared.becomes(COMPARED)
         count = len(stream.versions)
-        settled.until(lambda: "1" in stream.versions[count:])
+        compared.until(lambda: "1" in stream.versions[count:])
     assert stream.failures == []
+    assert compared.measured(before)["2"]["requests"] < len(stream.versions) / 2
 
 
-def test_killing_the_gateway_brings_it_back_on_the_same_port_with_the_same_routes(settled):
-    (gateway,) = settled.pids("gateway")
-    os.kill(gateway, signal.SIGKILL)
-    # The supervisor holds the socket: a caller who comes now waits, and is answered.
-    with InferenceClient(settled.url, MODEL) as client:
-        assert settled.until(lambda: _answers(client), 20)
-    assert settled.pids("gateway") != [gateway]
-    assert settled.becomes(STABLE).gateway_url == settled.url
-
-
-def _answers(client) -> bool:
-    with contextlib.suppress(FirstlightError):
-        return client.infer(SIGNAL).ok
-    return False
+def test_a_killed_supervisor_costs_no_request_and_the_next_one_starts_nothing_again(compared):
+    running, keys = compared.running(), [(compared.folder / name).read_text() for name in ("control.token", "reader.key")]
+    assert sorted(running) == [("baseline", "1"), ("gateway", ""), ("model", "1"), ("model", "2")]
+    url = compared.url
+    with Stream(url) as stream:
+        compared.until(lambda: len(stream.versions) > 20)
+        compared.kill_supervisor()
+        count = len(stream.versions)
+        compared.until(lambda: {"1", "2"} <= set(stream.versions[count + 20 :]))
+        # When the next supervisor comes
+        compared.start("--no-standby")
+        compared.until(lambda: adoption.read(compared.folder).supervisor.pid == compared.process.pid)
+        compared.until(lambda: compared.observed().heartbeat > time.time() - 1)
+        compared.becomes(COMPARED)
+        count = len(stream.versions)
+        compared.until(lambda: {"1", "2"} <= set(stream.versions[count + 20 :]))
+    # Then the same processes answer at the same address, with the same keys
+    assert stream.failures == []
+    assert (compared.running(), compared.url) == (running, url)
+    assert [(compared.folder / name).read_text() for name in ("control.token", "reader.key")] == keys
+    # And it has the listening socket: a gateway that is killed now is replaced while callers wait
+    os.kill(running["gateway", ""], signal.SIGKILL)
+    compared.until(lambda: not psutil.pid_exists(running["gateway", ""]))
+    with InferenceClient(compared.url, MODEL) as client:
+        assert client.infer(SIGNAL).ok
+    assert compared.becomes(COMPARED).gateway_url == url
+    assert compared.running()["gateway", ""] != running["gateway", ""]
 
 
 def test_a_lease_that_nobody_renews_returns_the_traffic_to_stable(settled):
@@ -264,6 +295,28 @@ def test_a_version_whose_bytes_were_changed_never_gets_a_request_and_the_problem
     assert "sha256" in sentences[0] or "digest" in sentences[0]
     assert (settled.observed().traffic, settled.observed().ready) == (STABLE, ("1",))
     assert (stream.failures, set(stream.versions)) == ([], {"1"})
+    # And rehearsing its start says the same
+    settled.want(STABLE)
+    asked = settled.store.request_drill(ENVIRONMENT, MODEL, "3", "test")
+    report = settled.drilled(asked)
+    assert (report["state"], "sha256" in report["reason"] or "digest" in report["reason"]) == ("failed", True)
+
+
+def test_a_drill_starts_a_version_anew_asks_it_copies_and_touches_no_caller(settled):
+    with Stream(settled.url, clients=1) as stream:
+        asked = settled.store.request_drill(ENVIRONMENT, MODEL, "2", "test")
+        report = settled.drilled(asked)
+    assert (report["state"], report["version"], report["failed"], report["reason"]) == ("done", "2", 0, "")
+    assert report["answered"] > 0
+    assert 0 < report["seconds"] < 60
+    assert (stream.failures, set(stream.versions)) == ([], {"1"})
+    # It is over once, and its server is gone
+    settled.until(lambda: not any("drill-2.log" in word for child in _children(settled) for word in child.cmdline()), 20, 0.2)
+    assert settled.observed().drill == report
+
+
+def _children(world):
+    return [child for child in psutil.Process(world.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_after_fifty_changes_in_a_row_the_last_one_is_true(settled):
@@ -318,16 +371,29 @@ def test_a_second_supervisor_and_a_taken_port_are_sentences_and_exit_code_1(sett
     assert b"Traceback" not in second.stderr + refused.stderr
 
 
-def test_killing_the_supervisor_leaves_nothing_behind_and_the_next_one_can_start(settled):
-    children = psutil.Process(settled.process.pid).children(recursive=True)
-    assert len(children) >= 2
-    settled.process.kill()
-    _, alive = psutil.wait_procs(children, timeout=5)
+def test_with_flow_and_supervisor_dead_a_canary_ends_and_a_changed_supervisor_replaces_everything_without_a_failed_request(compared):
+    # Given a lease that nobody will renew, and no supervisor to see it end
+    compared.want(COMPARED, lease=3.0)
+    compared.until(lambda: compared.told() is not None and compared.told() <= 3.0)
+    before = compared.running()
+    with Stream(compared.url) as stream:
+        compared.kill_supervisor()
+        compared.until(lambda: compared.told() is None, 30, 0.1)
+        count = len(stream.versions)
+        compared.until(lambda: len(stream.versions) > count + 30)
+        assert set(stream.versions[count + 5 :]) == {"1"}
+        # When a supervisor comes whose processes behave otherwise, then all of them are replaced, capacity before traffic
+        compared.start("--no-standby", options=json.dumps({"orphan_seconds": 1.0, "model": {"workers": 1}}))
+        compared.until(lambda: set(compared.running()) == {("gateway", ""), ("model", "1")}, 120, 0.2)
+        compared.until(lambda: not set(compared.running().values()) & set(before.values()), 120, 0.2)
+        compared.becomes(STABLE)
+        compared.until(lambda: not any(psutil.pid_exists(pid) for pid in before.values()), 60, 0.2)
+        count = len(stream.versions)
+        compared.until(lambda: len(stream.versions) > count + 30)
+    assert stream.failures == []
+    # And when it is killed and nobody comes, everything ends by itself
+    left = [psutil.Process(pid) for pid in compared.running().values()]
+    left += [child for process in left for child in process.children(recursive=True)]
+    compared.kill_supervisor()
+    _, alive = psutil.wait_procs(left, timeout=30)
     assert alive == []
-    port = int(settled.url.rsplit(":", 1)[1])
-    with Supervisor(
-        Settings(environment=ENVIRONMENT, models=(MODEL,), state=settled.state, store_url=settled.store_url, port=port)
-    ) as successor:
-        assert successor.url == settled.url
-        with pytest.raises(SettingsError, match="one supervisor"):
-            Supervisor(Settings(environment=ENVIRONMENT, models=(MODEL,), state=settled.state, store_url=settled.store_url))
