@@ -39,8 +39,8 @@ class Outcomes:
     """Not decided by a deadline; back on stable as well."""
     requests_median: float
     """Requests to the service until the end, whatever it was."""
-    requests_90: float
-    """The same, the 90th percentile."""
+    requests_99: float
+    """The same, the 99th percentile."""
     requests_to_detect: float | None
     """Median until *shown worse*, of those that ended so; None when none did."""
 
@@ -51,7 +51,7 @@ class Outcomes:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain JSON form, with the shares."""
-        return {**asdict(self), "turned_back": self.turned_back, "promoted_share": self.promoted / self.runs}
+        return {**asdict(self), "turned_back": self.turned_back}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,9 +135,51 @@ def fixed_threshold(*, canary_rate: float, per_window: int, runs: int, seed: int
         shown_worse=int((~promoted).sum()),
         undecided=0,
         requests_median=float(np.median(requests)),
-        requests_90=float(np.percentile(requests, 90)),
+        requests_99=float(np.percentile(requests, 99)),
         requests_to_detect=float(np.median(requests[~promoted])) if (~promoted).any() else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What is simulated: a canary as good as the control, and one that fails more often."""
+
+    healthy: float = 0.005
+    """Share of failed requests of the control, and of a healthy canary."""
+    bad: float = 0.02
+    """Of a bad canary."""
+    per_window: tuple[int, ...] = (5, 20, 100, 1000)
+    """Requests to the service in one window."""
+    window_seconds: float = 3600.0
+    runs: int = 2000
+    seed: int = 20261123
+
+
+def table(policy: RolloutPolicy, case: Case) -> dict[str, Any]:
+    """Return operating characteristics as plain JSON values: at each traffic, our rule and the fixed-threshold rule, canary healthy and bad; and how
+    soon a shift of a fifth of a standard deviation is found in 400 pairs. Raises RefusedError as :func:`rollouts`."""
+    rows = []
+    for place, per_window in enumerate(case.per_window):
+        row: dict[str, Any] = {"per_window": per_window, "ours": {}, "fixed": {}}
+        for kind, rate in (("healthy", case.healthy), ("bad", case.bad)):
+            seed = case.seed + 2 * place + (kind == "bad")
+            row["ours"][kind] = rollouts(
+                policy,
+                control_rate=case.healthy,
+                canary_rate=rate,
+                per_window=per_window,
+                window_seconds=case.window_seconds,
+                runs=case.runs,
+                seed=seed,
+            ).to_dict()
+            row["fixed"][kind] = fixed_threshold(canary_rate=rate, per_window=per_window, runs=case.runs, seed=seed).to_dict()
+        rows.append(row)
+    pairs = [
+        paired_answers(policy, shift=0.2, correlation=correlation, pairs=400, runs=case.runs, seed=case.seed).to_dict()
+        for correlation in (0.5, 0.75, 0.9)
+    ]
+    budget = {"healthy_turned_back": policy.budget.healthy_turned_back, "worse_promoted": policy.budget.worse_promoted}
+    return {"case": {**asdict(case), "per_window": list(case.per_window)}, "budget": budget, "traffic": rows, "paired_answers": pairs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +281,7 @@ def _outcomes(statuses: list[RolloutStatus], requests: Ints) -> Outcomes:
         shown_worse=int(worse.sum()),
         undecided=int(undecided.sum()),
         requests_median=float(np.median(requests)),
-        requests_90=float(np.percentile(requests, 90)),
+        requests_99=float(np.percentile(requests, 99)),
         requests_to_detect=float(np.median(requests[worse])) if worse.any() else None,
     )
 
