@@ -12,11 +12,12 @@ export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test up setup lint types contracts tests bench screenshots lock clean-state clean
+.PHONY: help demo demo-bad test up setup lint types contracts tests bench screenshots lock clean-state clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo          set up, then run the whole chain from spectra to champion (SPECTRA=folder: on real files)'
+	@echo 'make demo-bad      the same chain with a subtly worse model: succeeds when its canary turns it back'
 	@echo 'make test          set up, then lint, types, import contracts and tests'
 	@echo 'make up            everything a person looks at, on loopback, until Ctrl-C'
 	@echo 'make bench         measure; results go to benchmarks/results/'
@@ -25,6 +26,9 @@ help:
 
 demo: setup
 	@$(BIN)/firstlight demo $(if $(SPECTRA),--spectra "$(SPECTRA)")
+
+demo-bad: setup
+	@$(BIN)/firstlight demo --bad
 
 up: setup
 	@$(BIN)/firstlight up

@@ -158,8 +158,9 @@ def demo(
     spectra: Annotated[
         str | None, typer.Option(help="Folder of real spectra to use wherever they suffice; a synthetic sky when left out.")
     ] = None,
+    bad: Annotated[bool, typer.Option("--bad", help="A subtly worse model instead: exit code 0 when its canary turned it back.")] = False,
 ) -> None:
     """Run the nightly chain from spectra to champion with two demo identities, and show what came out."""
     from firstlight.cli import demonstration
 
-    raise typer.Exit(demonstration.demo(settings.current(), spectra))
+    raise typer.Exit(demonstration.demo_bad(settings.current()) if bad else demonstration.demo(settings.current(), spectra))
