@@ -1,19 +1,26 @@
 """What a person reads when the database is not what it should be: one sentence, and nothing half-done."""
 
 import contextlib
+import multiprocessing
+import os
+import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import make_url
 
+from rollout import database
 from rollout.errors import StoreBusy, StoreRefused, StoreUnreachable
-from rollout.spec import Traffic
+from rollout.policy import RolloutPolicy
+from rollout.spec import RolloutSpec, Traffic
 from rollout.store import Store
-from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release, open_store, promote, servable
+from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, open_release, open_store, postgres_url, promote, servable, wipe_postgres
 
 HERE = (ENVIRONMENT, MODEL)
 
@@ -26,18 +33,129 @@ def path(tmp_path: Path) -> Path:
         store.add_version(servable("1"))
         store.add_version(servable("2"))
         promote(store, "1", expected=None)
-        for number in range(300):
-            store.add_point("r", {"number": number, "padding": "x" * 100})
+        for number in range(15):
+            store.add_point("r", {"number": number, "padding": "x" * 2000})
     return made
 
 
 def test_a_read_only_database_can_be_read_and_says_so_when_written(path: Path) -> None:
     with Store(f"sqlite:///file:{path}?mode=ro&uri=true") as store:
         assert store.champion(*HERE).version == "1"  # type: ignore[union-attr]
-        with pytest.raises(StoreRefused, match="must be writable, it is read-only"):
-            store.add_version(servable("3"))
-        with pytest.raises(StoreRefused, match="give this user write access"):
-            store.propose(*HERE, Traffic(stable="1", canary="2"), lease_until=9.0, expected_generation=None, by="ada")
+        check_read_only(store)
+
+
+def check_read_only(store: Store) -> None:
+    spec = RolloutSpec(canary="2", stable="1", policy=RolloutPolicy())
+    wishes = {"name": "night", "a": "1", "b": "2", "share": 10, "sticky": None, "until": 9e9, "by": "ada"}
+    writes: list[Callable[[], object]] = [
+        lambda: store.add_version(servable("3")),
+        lambda: store.propose(*HERE, Traffic(stable="1", canary="2"), lease_until=9.0, expected_generation=None, by="ada"),
+        lambda: store.claim_rollout(*HERE, release_id="r", holder="flow", spec=spec),
+        lambda: store.request_drill(*HERE, "1", by="ada"),
+        lambda: store.begin_experiment(*HERE, **wishes),  # type: ignore[arg-type]
+    ]
+    for write in writes:
+        with pytest.raises(StoreRefused, match=r"must be writable, it is read-only .* give this user write access"):
+            write()
+    assert (store.rollout(*HERE), store.drills(*HERE), store.experiment(*HERE)) == (None, [], None)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of a PostgreSQL store with versions 1 and 2 and champion 1."""
+    url = postgres_url()
+    wipe_postgres(url)
+    with Store(url) as store:
+        for version in ("1", "2"):
+            store.add_version(servable(version))
+        promote(store, "1", expected=None)
+    yield url
+    as_owner(url, f"ALTER DATABASE {make_url(url).database} RESET default_transaction_read_only")
+
+
+def as_owner(url: str, statement: str) -> list[Any]:
+    """Run SQL as whoever looks after the server, read-only or not; return the first column."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"options": "-c default_transaction_read_only=off"})
+    with engine.connect() as connection:
+        done = connection.execute(text(statement))
+        found = list(done.scalars()) if done.returns_rows else []
+    engine.dispose()
+    return found
+
+
+def test_a_server_that_became_read_only_can_be_read_and_says_so_when_written(server: str) -> None:
+    as_owner(server, f"ALTER DATABASE {make_url(server).database} SET default_transaction_read_only = on")
+    with Store(server) as store:
+        assert store.champion(*HERE).version == "1"  # type: ignore[union-attr]
+        check_read_only(store)
+
+
+def test_a_server_that_stands_still_is_given_up_and_used_again_when_it_goes_on(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_ANSWER_SECONDS", 0.5)
+    with Store(server, busy_seconds=0.5) as store:
+        # Given a connection whose process on the server is stopped: it neither answers nor hangs up
+        with store._database.reading() as connection:
+            process = process_of(connection)
+        stop(process)
+        try:
+            # When it is asked, then the connection is given up after a second, and the next one serves
+            began = time.monotonic()
+            assert store.champion(*HERE).version == "1"  # type: ignore[union-attr]
+            assert time.monotonic() - began > 0.9
+            # and what stands still in the middle of a question is a sentence
+            with pytest.raises(StoreUnreachable, match="must answer, it does not"):
+                ask_while_it_is_stopped(store)
+        finally:
+            go_on(server)
+        assert store.request_drill(*HERE, "1", by="ada") == "1#1"
+
+
+def ask_while_it_is_stopped(store: Store) -> None:
+    with store._database.reading() as connection:
+        stop(process_of(connection))
+        connection.execute(text("SELECT 1"))
+
+
+def process_of(connection: Connection) -> int:
+    """Return the server's process that serves this connection."""
+    return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+def stop(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGSTOP)
+    except PermissionError:
+        pytest.skip("this user may not stop the server's processes")
+
+
+def go_on(url: str) -> None:
+    for process in as_owner(url, "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+def write_and_wait(url: str, begun: Any) -> None:
+    with Store(url)._database.writing():
+        begun.set()
+        time.sleep(60)
+
+
+def test_a_writer_that_is_stopped_in_the_middle_does_not_stop_the_others(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a process that is stopped (a suspended machine) inside a transaction, with the writers' lock in its hand
+    monkeypatch.setattr(database, "_ANSWER_SECONDS", 0.5)
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+    process = fork.Process(target=write_and_wait, args=(server, begun), daemon=True)
+    process.start()
+    assert begun.wait(20)
+    os.kill(process.pid, signal.SIGSTOP)  # type: ignore[arg-type]
+    # When another one writes, then the server has taken the lock away by then
+    try:
+        with Store(server, busy_seconds=5) as store:
+            assert store.request_drill(*HERE, "1", by="ada") == "1#1"
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize(
