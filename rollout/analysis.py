@@ -86,10 +86,9 @@ class Assessment:
         if unclear is not None:
             return f"not clear yet: {unclear.reason}"
         slowest = max(waiting, key=_missing)
-        return (
-            f"healthy so far, {slowest.requests} of about {slowest.requests_needed} {slowest.unit} needed ({slowest.name}); "
-            f"{_duration(_missing(slowest), rate_per_second)}"
-        )
+        is_known = math.isfinite(rate_per_second) and rate_per_second > 0
+        when = f"at this rate {findings.duration(_missing(slowest) / rate_per_second)}" if is_known else "nothing is arriving now"
+        return f"healthy so far, {slowest.requests} of about {slowest.requests_needed} {slowest.unit} needed ({slowest.name}); {when}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain JSON form."""
@@ -176,14 +175,3 @@ def _cumulated(measured: Measurement) -> Evidence:
 
 def _missing(check: Check) -> float:
     return max(0.0, (check.requests_needed or 0) - check.requests)
-
-
-def _duration(requests: float, rate_per_second: float) -> str:
-    if not (math.isfinite(rate_per_second) and rate_per_second > 0):
-        return "nothing is arriving now"
-    minutes = round(requests / rate_per_second / 60)
-    if minutes < 1:
-        return "at this rate less than a minute"
-    days, hours, rest = minutes // 1440, minutes % 1440 // 60, minutes % 60
-    parts = [f"{days} d", f"{hours} h"] if days else [f"{hours} h", f"{rest} min"] if hours else [f"{rest} min"]
-    return f"at this rate {' '.join(parts)}"

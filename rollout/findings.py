@@ -52,6 +52,19 @@ def requests_needed(question: Question) -> int | None:
     return max(int(now), _two_figures(float(ahead[int(reached.argmax())])))
 
 
+def duration(seconds: float) -> str:
+    """Return a time for a person.
+
+    >>> duration(22800), duration(31), duration(300000)
+    ('6 h 20 min', 'less than a minute', '3 d 11 h')
+    """
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    days, hours, rest = minutes // 1440, minutes % 1440 // 60, minutes % 60
+    return f"{days} d {hours} h" if days else f"{hours} h {rest} min" if hours else f"{rest} min"
+
+
 def sentence(question: Question, policy: RolloutPolicy, evidence: Evidence, limits: Interval) -> str:
     """Return what was counted and what it shows, in one sentence."""
     if not question.trials:

@@ -25,7 +25,8 @@ _CONSTANT = (0.01, 0.99)
 
 def faster_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float) -> Floats:
     """Return the log evidence against *the canary's quantile is at least ``ratio`` times the control's*; one value per ratio."""
-    edges, shift = _candidates(canary, control), np.log(np.atleast_1d(ratio)) / math.log(GROWTH)
+    shift = np.log(np.atleast_1d(ratio)) / math.log(GROWTH)
+    edges = _candidates(canary, control, shift)
     known = _not_in_bucket(control, edges, quantile)
     reach = np.floor(edges[None, :] - 1 + shift[:, None] + 1e-9).astype(int)
     within, total = _within(canary, reach)
@@ -34,7 +35,8 @@ def faster_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floa
 
 def slower_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float) -> Floats:
     """Return the log evidence against *the canary's quantile is at most ``ratio`` times the control's*; one value per ratio."""
-    edges, shift = _candidates(canary, control), np.log(np.atleast_1d(ratio)) / math.log(GROWTH)
+    shift = np.log(np.atleast_1d(ratio)) / math.log(GROWTH)
+    edges = _candidates(canary, control, shift)
     known = _not_in_bucket(control, edges, quantile)
     reach = np.ceil(edges[None, :] + shift[:, None] - 1e-9).astype(int)
     within, total = _within(canary, reach)
@@ -66,12 +68,12 @@ def _least(known: Floats, answered: Floats) -> Floats:
     return np.asarray((known[None, :] + mixed([np.zeros(answered.shape), answered], _CONSTANT)).min(axis=1))
 
 
-def _candidates(canary: Counts, control: Counts) -> NDArray[np.int_]:
-    """Return the buckets the control's quantile may lie in. Beyond what the control ever took, every count stays as it is at the ends
-    once the canary's times are passed as well."""
-    seen = [*canary, *control] or [0]
-    width = max(seen) - min(seen) + 2
-    return np.arange(min(seen) - width, max(seen) + width + 1)
+def _candidates(canary: Counts, control: Counts, shift: Floats) -> NDArray[np.int_]:
+    """Return the buckets the control's quantile may lie in: all from below to above anything that was seen, of either version, the canary's moved by
+    the ratio. Further out every count is what it is at the ends."""
+    low, high = math.ceil(float(shift.max())), math.floor(float(shift.min()))
+    seen = [*control, *(at - low for at in canary), *(at - high for at in canary)] or [0]
+    return np.arange(min(seen) - 2, max(seen) + 4)
 
 
 def _within(counts: Counts, edges: NDArray[np.int_]) -> tuple[Floats, float]:

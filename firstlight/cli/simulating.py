@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rollout import simulation
+from rollout import findings, simulation
 from rollout.simulation import Case
 from tasks import policy as policies
 
@@ -36,11 +36,11 @@ def simulate(file: Path, asked: Case, *, as_json: bool) -> None:
     console.print(
         f"Failed requests: stable and a healthy canary {100 * asked.healthy:g} %, a bad canary {100 * asked.bad:g} %, margin {100 * rules.error_margin:g} points."
     )
-    console.print(_characteristics(found["traffic"]))
+    console.print(_characteristics(found["traffic"], asked.window_seconds))
     console.print(_pairs(found["paired_answers"]))
 
 
-def _characteristics(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _characteristics(rows: Sequence[Mapping[str, Any]], window_seconds: float) -> Table:
     shown = Table(title="Errors", title_justify="left")
     for head in (
         "requests\na window",
@@ -55,18 +55,19 @@ def _characteristics(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         for rule, name in (("ours", "ours"), ("fixed", "fixed")):
             healthy, bad = row[rule]["healthy"], row[rule]["bad"]
+            each = window_seconds / row["per_window"]
             shown.add_row(
                 str(row["per_window"]) if rule == "ours" else "",
                 name,
                 _share(healthy["turned_back"], healthy["runs"]),
                 _share(healthy["undecided"], healthy["runs"]) if rule == "ours" else "–",
-                f"{healthy['requests_median']:.0f} ({healthy['requests_99']:.0f})",
+                _when(healthy["requests_median"], each),
                 _share(bad["promoted"], bad["runs"]),
-                "–" if bad["requests_to_detect"] is None else f"{bad['requests_to_detect']:.0f}",
+                "–" if bad["requests_to_detect"] is None else _when(bad["requests_to_detect"], each),
             )
     shown.caption = (
-        "ours: this policy; fixed: 99 % good per window, ten good windows promote, five others turn back. After: requests, median "
-        "(99 % need fewer). Undecided at a deadline is turned back too."
+        "ours: this policy; fixed: 99 % good per window, ten good windows promote, five others turn back. After: the median, in requests "
+        "and in time. Undecided at a deadline is turned back too."
     )
     shown.caption_justify = "left"
     return shown
@@ -80,6 +81,10 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> Table:
         median = "–" if row["pairs_median"] is None else f"{row['pairs_median']:.0f}"
         shown.add_row(f"{row['correlation']:g}", f"{100 * row['found_share']:.0f} %", median)
     return shown
+
+
+def _when(requests: float, seconds_each: float) -> str:
+    return f"{requests:.0f}\n{findings.duration(requests * seconds_each)}"
 
 
 def _share(part: int, whole: int) -> str:
