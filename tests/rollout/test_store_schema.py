@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from typer.testing import CliRunner
 
+from firstlight import settings
+from firstlight.cli import app, database_commands  # noqa: F401 - registers the command
 from rollout.database import Database, bring_up
 from rollout.errors import StoreRefused, UnknownVersion
 from rollout.migrations import revision, upgrade
@@ -134,7 +138,7 @@ def _bring_up_at_once(url: str, begins: Any, found: Any) -> None:
     found.put(bring_up(url)[0])
 
 
-def test_threads_of_one_process_bring_up_stores_at_once(tmp_path: Any) -> None:
+def test_threads_of_one_process_bring_up_stores_at_once(tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)]
     for url in urls:
         make_old(url, 1)
@@ -199,6 +203,19 @@ def test_a_migration_that_fails_half_way_has_changed_nothing(store_url: str) -> 
     check_old_data(store_url)
 
 
+def test_the_command_says_from_what_to_what(tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRSTLIGHT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("FIRSTLIGHT_STORE_URL", store_url)
+    settings.current.cache_clear()
+    make_old(store_url, 2)
+    said = [CliRunner().invoke(app, ["db", "upgrade"]).output for _ in range(2)]
+    settings.current.cache_clear()
+    assert said == [
+        f"the store of local was brought from schema 2 to schema {SCHEMA_VERSION}\n",
+        f"the store of local is of schema {SCHEMA_VERSION}\n",
+    ]
+
+
 @pytest.mark.parametrize("number", [0, 99])
 def test_a_schema_without_a_way_to_ours_is_refused(store: Any, store_url: str, number: int) -> None:
     raw(store, f"UPDATE rollout_schema SET version = {number}")
@@ -207,7 +224,7 @@ def test_a_schema_without_a_way_to_ours_is_refused(store: Any, store_url: str, n
         open_store(store_url)
 
 
-def test_opening_a_store_that_is_up_to_date_does_not_import_alembic(tmp_path: Any) -> None:
+def test_opening_a_store_that_is_up_to_date_does_not_import_alembic(tmp_path: Path) -> None:
     code = f"import sys; from rollout.store import Store; Store('sqlite:///{tmp_path}/a.db').close(); print('alembic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
