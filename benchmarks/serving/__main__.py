@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.serving import plan as plans
-from benchmarks.serving.subject import HERE
+from benchmarks.serving.subject import CACHE, HERE
 
 RESULTS = HERE.parent / "results"
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "install":
         from benchmarks.serving.environments import install
 
-        return 1 if install(options.peers, uv=options.uv, find_links=options.find_links) else 0
+        return 1 if install(options.peers, uv=options.uv, find_links=options.find_links, into=options.into) else 0
     if options.command == "page":
         from benchmarks.serving.page import publish
 
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("peers", nargs="*")
     install.add_argument("--uv", action="store_true", help="use uv: its cache is linked into the environments, not copied")
     install.add_argument("--find-links", type=Path, help="a folder of wheels to look into too, such as one with a CPU build of torch")
+    install.add_argument("--into", type=Path, default=CACHE, help="another folder than the one the benchmark uses, to try it")
     page = commands.add_parser("page", help="write docs/benchmarks.md and its chart from a report")
     page.add_argument("report", type=Path, nargs="?", help="default: the latest one in benchmarks/results")
     return parser

@@ -1,13 +1,18 @@
 """Hand-offs as fixtures: the tiny one, a copy of it that a test may break, and one of spectra, with files for it."""
 
+import multiprocessing
 import shutil
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from firstlight.digest import sha256_file, sha256_json
 from models.handoff import HandOff, load
+from models.registry import Registry
 from models.scoring_worker import Desk
+from tests.models.registering import registry_in, set_up
 from tests.models.scored import post
 from tests.models.spectral import write_coadd, write_spectral_handoff
 from tests.models.tiny import write_tiny_handoff
@@ -60,3 +65,48 @@ def desk(spectral: HandOff) -> Desk:
 def coadds(tmp_path: Path) -> list[str]:
     """Four good files of five spectra."""
     return [str(write_coadd(tmp_path / f"coadd-{seed}.fits", seed=seed, level=0.5 + seed)) for seed in range(4)]
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once, after a process that was making it was killed in the middle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy's deprecations; imported here so that no forked process has to
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    file = tmp_path_factory.mktemp("registry") / "made" / "mlflow.db"
+    first = multiprocessing.get_context("fork").Process(target=set_up, args=(f"sqlite:///{file}",))
+    first.start()
+    while not file.with_name(".mlflow.db.new-journal").exists():  # it is there while a transaction is under way
+        assert first.is_alive(), "the set-up must be killed, not end by itself"
+        time.sleep(0.001)
+    first.kill()
+    first.join()
+    assert file.stat().st_size == 0, "nothing half-made may be where the registry is looked for"
+    set_up(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def place(migrated: Path, tmp_path: Path) -> Path:
+    """A folder with an empty registry."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def registry(place: Path) -> Registry:
+    """A registry on it."""
+    return registry_in(place)
+
+
+@pytest.fixture(scope="session")
+def second_handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hand-off of another model of the same name."""
+    return write_tiny_handoff(tmp_path_factory.mktemp("handoffs") / "second", seed=2)
+
+
+@pytest.fixture(scope="session")
+def good_archive(tiny_handoff: Path) -> bytes:
+    """The bytes of the tiny model."""
+    return (tiny_handoff / "model.pt2").read_bytes()

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +12,14 @@ import torch
 
 from firstlight.digest import sha256_bytes
 from models.errors import HandOffError
-from models.handoff import Data, Epsilon, HandOff, Trainer, check, data_digest, load, write
+from models.handoff import check, data_digest, load, write
 from models.handoff_check import GOLDEN_ROWS
-from models.meaning import is_placeholder
 from models.program import export
 from models.strict_yaml import parse_yaml
 from models.tensors import read_tensors, write_tensors
 from tests.models import attacks
-from tests.models.breaking import document, put, rewrite
-from tests.models.tiny import ROWS, TinyModel, tiny_facts, tiny_signals, tiny_table, write_tiny_handoff
-
-
-def words(folder: Path) -> str:
-    """Return every problem of a folder as one text, and hold each to the form of a sentence with advice."""
-    problems = check(folder)
-    assert all(problem.where and problem.what and problem.mend for problem in problems)
-    return "\n".join(str(problem) for problem in problems)
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    buffer = BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
+from tests.models.breaking import document, parquet, put, rewrite, words
+from tests.models.tiny import ROWS, tiny_facts, tiny_signals, tiny_table
 
 
 class TestAGoodFolder:
@@ -184,101 +168,6 @@ class TestFiles:
             handoff.holdout_inputs()
 
 
-class TestTheDocument:
-    def test_a_yaml_bomb_is_refused_unexploded(self, broken: Path) -> None:
-        levels = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 30)]
-        (broken / "handoff.yaml").write_text("\n".join(["a0: &a0 [x, x]", *levels]))
-        assert "anchor or alias (write the value out) in line 1" in words(broken)
-
-    def test_an_oversize_document_is_refused(self, broken: Path) -> None:
-        (broken / "handoff.yaml").write_bytes(b"a: " + b"x" * 300_000)
-        assert "at most 262144 bytes" in words(broken)
-
-    @pytest.mark.parametrize(
-        ("text", "found"),
-        [
-            ("a: !!python/object/apply:os.system [id]", "tag"),
-            ("a: !!binary aGk=", "tag"),
-            ("a: 1\na: 2", "given twice"),
-            ("1: a", "key must be text"),
-            ("a: .nan", "NaN"),
-            ("a: -.inf", "infinite"),
-            ("a: [" * 40, "levels"),
-            ("a: \x01", "control"),
-            ("<<: {a: 1}\nb: [", "plain YAML"),
-            ("a: 1\n---\nb: 2", "document"),
-            ("\ttab", "plain YAML"),
-        ],
-    )
-    def test_yaml_that_says_more_than_json_is_refused(self, broken: Path, text: str, found: str) -> None:
-        (broken / "handoff.yaml").write_text(text)
-        assert found in words(broken)
-
-    def test_bytes_that_are_no_text_are_refused(self, broken: Path) -> None:
-        (broken / "handoff.yaml").write_bytes(b"\xff\xfe\x00")
-        assert "UTF-8" in words(broken)
-
-    @pytest.mark.parametrize("text", ["", "[]", "hello", "null", "3"])
-    def test_a_document_of_another_kind_is_refused(self, broken: Path, text: str) -> None:
-        (broken / "handoff.yaml").write_text(text)
-        assert "handoff.yaml" in words(broken)
-
-    def test_numbers_are_read_as_people_write_them(self) -> None:
-        assert parse_yaml(b"[1e-4, 1E5, -3, 0.5, no, yes, 2026-01-01, 0123, 1_000]", where="x") == [
-            1e-4,
-            1e5,
-            -3,
-            0.5,
-            "no",
-            "yes",
-            "2026-01-01",
-            "0123",
-            "1_000",
-        ]
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-    def test_a_metric_that_is_no_number_is_refused(self, broken: Path, value: float) -> None:
-        rewrite(broken, lambda content: content["metrics"].update(loss=value))
-        assert "NaN or infinite" in words(broken)
-
-    @pytest.mark.parametrize("name", ["TODO", "todo: name", "xxx", "Anonymous", "n/a", "John Doe", "test", "?", "aaaa", "Your Name", "123"])
-    def test_a_trainer_who_is_nobody_is_refused(self, broken: Path, name: str) -> None:
-        rewrite(broken, lambda value: value["trainer"].update(name=name))
-        assert "trainer.name" in words(broken)
-
-    @pytest.mark.parametrize("name", ["Vera Rubin", "Bo Li", "Ana Todorova", "Nobuyuki Xu", "李明", "Jörg Müller-Test", "O'Neil"])
-    def test_a_real_name_is_none_of_that(self, name: str) -> None:
-        assert not is_placeholder(name)
-
-    def test_a_placeholder_address_and_purpose_are_refused(self, broken: Path) -> None:
-        rewrite(broken, lambda value: (value["trainer"].update(email="todo@lab.org"), value.update(purpose="TODO", not_for="tbd")))
-        found = words(broken)
-        assert "trainer.email" in found
-        assert "purpose" in found
-        assert "not_for" in found
-
-    @pytest.mark.parametrize(
-        ("change", "found"),
-        [
-            (lambda model: model["classes"].append("third"), "one column for each of the 3 classes"),
-            (lambda model: model["classes"].__setitem__(1, "calm"), "found ['calm'] twice"),
-            (lambda model: model["roles"].update(chi2="speed"), "must be one of the outputs"),
-            (lambda model: model["roles"].update(score="embedding"), "one number per row"),
-            (lambda model: model["roles"].update(reconstruction="embedding"), "shape of an input"),
-            (lambda model: model["roles"].pop("score"), "needs an output in the role score"),
-            (lambda model: model["roles"].pop("class_probabilities"), "need an output in the role class_probabilities"),
-            (lambda model: model["outputs"].append(dict(model["outputs"][1], name="score")), "found ['score'] twice"),
-        ],
-    )
-    def test_a_form_that_contradicts_itself_is_refused(self, broken: Path, change: Callable[[Any], object], found: str) -> None:
-        rewrite(broken, lambda value: change(value["model"]))
-        assert found in words(broken)
-
-    def test_a_moment_that_never_was_is_refused(self, broken: Path) -> None:
-        rewrite(broken, lambda value: value.update(created="2026-02-30T00:00:00Z"))
-        assert "must be a moment" in words(broken)
-
-
 class TestContents:
     def test_labels_for_other_rows_are_found(self, broken: Path) -> None:
         put(broken, "holdout.parquet", parquet(tiny_table(ROWS - 1)))
@@ -377,100 +266,6 @@ def test_load_says_the_first_faults_and_how_to_see_the_rest(broken: Path) -> Non
         (broken / name).unlink()
     with pytest.raises(HandOffError, match="and 1 more: firstlight handoff check"):
         load(broken)
-
-
-class TestWriting:
-    def test_another_shape_can_be_handed_over(self, tmp_path: Path) -> None:
-        handoff = load(write_tiny_handoff(tmp_path / "new", name="other", created=None))
-        assert isinstance(handoff, HandOff)
-        assert [spec.shape for spec in handoff.model.outputs] == [(-1,), (-1, 4), (-1, 2)]
-        assert handoff.created.endswith("+00:00")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
-
-    def test_the_same_model_has_the_same_digest_twice(self, tiny_handoff: Path, tmp_path: Path) -> None:
-        again = load(write_tiny_handoff(tmp_path / "again"))
-        assert again.model_digest == load(tiny_handoff).model_digest
-        assert load(write_tiny_handoff(tmp_path / "other", seed=2)).model_digest != again.model_digest
-
-    def test_an_existing_folder_is_never_changed(self, tiny_handoff: Path) -> None:
-        before = (tiny_handoff / "handoff.yaml").read_bytes()
-        with pytest.raises(HandOffError, match="must not exist yet"):
-            write_tiny_handoff(tiny_handoff)
-        assert (tiny_handoff / "handoff.yaml").read_bytes() == before
-
-    @pytest.mark.parametrize(
-        ("changes", "found"),
-        [
-            ({"trainer": ("TODO", "a@b.org")}, "trainer.name"),
-            ({"trainer": Trainer(name="Vera Rubin", email="xxx@b.org")}, "trainer.email"),
-            ({"name": "Not A Name"}, "name"),
-            ({"metrics": {"loss": float("nan")}}, "metrics.loss"),
-            ({"metrics": {"loss": None}}, "metrics"),
-            ({"recipe": {"seed": object()}}, "recipe"),
-            ({"recipe": {"rate": float("inf")}}, "finite number"),
-            ({"input_units": {}}, "input_units must name exactly"),
-            ({"output_meanings": {"score": "x"}}, "output_meanings must name exactly"),
-            ({"golden": {"signal": tiny_signals(3)}}, "8 to 32 rows"),
-            ({"golden": {"signal": tiny_signals(8).astype(np.float64)}}, "float64"),
-            ({"golden": {}}, "inputs must be named"),
-            ({"holdout": {"signal": tiny_signals(3)}}, "one row for each of the 3 rows"),
-            ({"holdout_table": tiny_table().iloc[:0], "holdout": {"signal": tiny_signals(0)}}, "at least one row"),
-            ({"data": Data(uri="x", sha256="0" * 64, spectra=1, description="one"), "data_class": "secret"}, "data_class"),
-            ({"classes": ("calm", "wild", "third")}, "3 classes"),
-            ({"score_threshold": float("nan")}, "score_threshold"),
-            ({"git_commit": "main"}, "git_commit"),
-        ],
-    )
-    def test_a_wrong_fact_leaves_nothing_behind(self, tmp_path: Path, changes: dict[str, Any], found: str) -> None:
-        with pytest.raises(HandOffError, match=found):
-            write_tiny_handoff(tmp_path / "new", **changes)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_folder_that_cannot_be_made_is_a_sentence(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("in the way")
-        with pytest.raises(HandOffError, match="must be writable"):
-            write_tiny_handoff(tmp_path / "file" / "new")
-
-    def test_a_full_disk_leaves_nothing_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*_: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        facts = tiny_facts()
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(HandOffError, match="No space left"):
-            write(tmp_path / "new", **facts)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_program_with_a_fixed_number_of_rows_is_refused(self, tmp_path: Path) -> None:
-        fixed = torch.export.export(TinyModel().eval(), (torch.zeros(4, 50),))
-        with pytest.raises(HandOffError, match="any number of rows, found 4 fixed"):
-            write_tiny_handoff(tmp_path / "new", exported=fixed)
-
-    def test_a_model_with_a_memory_is_refused(self, tmp_path: Path) -> None:
-        class Counting(TinyModel):
-            def forward(self, signal: torch.Tensor) -> dict[str, torch.Tensor]:
-                self.scale.add_(1.0)
-                return super().forward(signal)
-
-        with pytest.raises(HandOffError):
-            write_tiny_handoff(tmp_path / "new", exported=export(Counting(), {"signal": tiny_signals(4)}))
-
-    def test_a_model_that_draws_lots_is_refused(self, tmp_path: Path) -> None:
-        class Gambling(TinyModel):
-            def forward(self, signal: torch.Tensor) -> dict[str, torch.Tensor]:
-                return super().forward(signal + torch.randn_like(signal))
-
-        with pytest.raises(HandOffError, match="randn_like"):
-            write_tiny_handoff(tmp_path / "new", exported=export(Gambling(), {"signal": tiny_signals(4)}))
-
-    def test_a_list_used_twice_in_the_recipe_is_written_out(self, tmp_path: Path) -> None:
-        widths = [8, 16]
-        assert load(write_tiny_handoff(tmp_path / "new", recipe={"encoder": widths, "decoder": widths})).recipe["decoder"] == [8, 16]
-
-    def test_a_wider_tolerance_is_kept(self, tmp_path: Path) -> None:
-        assert load(write_tiny_handoff(tmp_path / "new", epsilon=Epsilon(rtol=0.01, atol=0.02))).model.epsilon == Epsilon(
-            rtol=0.01, atol=0.02
-        )
 
 
 def test_the_data_digest_does_not_depend_on_order_or_place(tmp_path: Path) -> None:
