@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rollout.evidence import GROWTH, SMALLEST_SECONDS, bucket
 
@@ -22,8 +22,7 @@ _EDGES = tuple(GROWTH**number for number in range(_FIRST, bucket(10_000.0)))
 """Upper edges of the buckets: looking a time up takes a fifth of computing its logarithm, and every request does it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try of one version."""
 
     at: float
@@ -46,16 +45,17 @@ class Tally:
     """No answer, or one of 500 and above."""
     refused: int = 0
     """4xx."""
-    latency: Counter[int] = field(default_factory=Counter)
+    latency: dict[int, int] = field(default_factory=dict)
     """Answers by bucket of their time."""
 
-    def add(self, *, seconds: float, failed: bool, answered: bool, refused: bool) -> None:
+    def add(self, seconds: float, failed: bool, answered: bool, refused: bool) -> None:
         """Count one attempt."""
         self.requests += 1
         self.errors += failed
         self.refused += refused
         if answered:
-            self.latency[_FIRST + bisect_left(_EDGES, seconds)] += 1
+            number = _FIRST + bisect_left(_EDGES, seconds)
+            self.latency[number] = self.latency.get(number, 0) + 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -79,9 +79,12 @@ class Measurements:
 
     def end(self, version: str, attempt: Attempt, *, track: str) -> None:
         """Remember an attempt and take it out of flight."""
-        self.abandon(version)
-        self.tally(track, version).add(seconds=attempt.seconds, failed=attempt.failed, answered=attempt.answered, refused=attempt.refused)
-        self._attempts.setdefault(version, deque(maxlen=KEPT)).append(attempt)
+        self._in_flight[version] -= 1
+        (self._tallies.get((track, version)) or self.tally(track, version)).add(*attempt[1:])
+        kept = self._attempts.get(version)
+        if kept is None:
+            kept = self._attempts[version] = deque(maxlen=KEPT)
+        kept.append(attempt)
 
     def abandon(self, version: str) -> None:
         """Take an attempt out of flight that nobody learnt anything from."""

@@ -215,7 +215,7 @@ class Shadows:
     def _note(self, copy: Copy, status: int, *, seconds: float) -> None:
         version, failed = copy.target.version, status == 0 or status >= 500
         tally = self._served[copy.model].measurements.tally(copy.purpose, version)
-        tally.add(seconds=seconds, failed=failed, answered=status != 0, refused=400 <= status < 500)
+        tally.add(seconds, failed, status != 0, 400 <= status < 500)
         if copy.purpose is not Purpose.SHADOW:
             return
         seen = self._comparison(copy.model, version)
