@@ -72,7 +72,7 @@ def demo_bad(settings: Settings) -> int:
         night, source = _mistaken_night(settings, console)
         code = _release(settings, _prepare(settings, source, watcher, night=night), watcher)
     _show_end(settings, watcher, console, time.monotonic() - started)
-    return _judge_bad_end(code, watcher, console)
+    return judge_bad_end(code, watcher, console)
 
 
 def _has_champion(settings: Settings) -> bool:
@@ -82,13 +82,18 @@ def _has_champion(settings: Settings) -> bool:
         return records.champion(settings.environment, settings.model) is not None
 
 
+def next_mistaken_night(kept: Path) -> int:
+    """Return the number of a night that ``kept`` does not have yet: every bad demo is another night and another model."""
+    return max((int(path.name) for path in kept.iterdir() if path.name.isdigit()), default=_FIRST_MISTAKEN_NIGHT - 1) + 1
+
+
 def _mistaken_night(settings: Settings, console: Console) -> tuple[int, str]:
-    """Make a night with swapped templates, another one every time; return its number and folder."""
+    """Make a night with swapped templates; return its number and folder."""
     from spectra.sky import SkyRecipe, write_sky
     from tasks.observing import SYNTHETIC_FILE_ROWS, SYNTHETIC_SPECTRA
 
     kept = settings.folder("sky-mistaken")
-    night = max((int(path.name) for path in kept.iterdir() if path.name.isdigit()), default=_FIRST_MISTAKEN_NIGHT - 1) + 1
+    night = next_mistaken_night(kept)
     recipe = SkyRecipe(seed=night, night=night, spectra=SYNTHETIC_SPECTRA, file_rows=SYNTHETIC_FILE_ROWS, quasar_fault=_MISTAKEN_SHARE)
     console.print(
         f"night {night}: a synthetic sky whose redshift fit calls {_MISTAKEN_SHARE:.0%} of the faint galaxies quasars, and warns of nothing"
@@ -97,7 +102,7 @@ def _mistaken_night(settings: Settings, console: Console) -> tuple[int, str]:
     return night, str(kept / str(night))
 
 
-def _judge_bad_end(code: int, watcher: Watcher, console: Console) -> int:
+def judge_bad_end(code: int, watcher: Watcher, console: Console) -> int:
     """Say whether what should happen did, as the last line."""
     found = watcher.stages.get("canary", {})
     if code == releasing.FAILED and found.get("verdict") == "fail":
