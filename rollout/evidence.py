@@ -126,8 +126,7 @@ class Pairs:
     """Requests here that the control was asked: its live ones of which the canary was to get a copy, **the failed ones too**, and copies of the
     canary's."""
     control_failed: int = 0
-    """Of them, those to which the control gave no usable answer; they are not in ``total``. Without them a service that fails now and then would
-    make every canary look worse."""
+    """Of them, those to which the control gave no usable answer; they are not in ``total``."""
     answers: Mapping[str, Counts] = field(default_factory=dict)
     """Output -> differences, canary minus control, by :func:`step`."""
     flags: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -167,8 +166,7 @@ class Pairs:
         """Return one pair as evidence; every couple is (control's, canary's).
 
         ``live`` is who answered the caller, ``control`` or ``canary``. A number that the control has and the canary has not makes the pair a
-        failed one; one that the control lacks is left out. When the control failed, live or as a copy, there is nothing to compare with, but it
-        counts: give those too.
+        failed one; one that the control lacks is left out. When the control failed, live or as a copy, there is nothing to compare with.
         """
         if control_failed:
             return cls(control_total=1, control_failed=1)
@@ -225,6 +223,9 @@ class Evidence:
     canary: Stream = field(default_factory=Stream)
     control: Stream | None = None
     """The baseline where there is one, else stable; None at a model's first release, where there is nothing to compare with."""
+    stable: Stream | None = None
+    """Everything that the stable version was asked, by whichever of its servers and as a copy too: failures are compared with this, because a copy
+    may have been made of any of it. None: what the pairs know of the control."""
     pairs: Pairs = field(default_factory=Pairs)
     agreement_matches: int = 0
     """The canary's answers equal (within the hand-off's epsilon) to those of the evaluation, of ``agreement_total`` compared."""
@@ -238,10 +239,10 @@ class Evidence:
 
     def plus(self, delta: "Evidence") -> "Evidence":
         """Return this and what was seen since."""
-        control = self.control if delta.control is None else delta.control if self.control is None else self.control.plus(delta.control)
         return Evidence(
             canary=self.canary.plus(delta.canary),
-            control=control,
+            control=_both(self.control, delta.control),
+            stable=_both(self.stable, delta.stable),
             pairs=self.pairs.plus(delta.pairs),
             agreement_matches=self.agreement_matches + delta.agreement_matches,
             agreement_total=self.agreement_total + delta.agreement_total,
@@ -264,6 +265,7 @@ class Evidence:
             document,
             canary=Stream.from_dict,
             control=lambda found: None if found is None else Stream.from_dict(found),
+            stable=lambda found: None if found is None else Stream.from_dict(found),
             pairs=Pairs.from_dict,
         )
 
@@ -304,6 +306,10 @@ class Reference:
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """Read :meth:`to_dict`. Raises BadEvidence when it is not one."""
         return _built(cls, document, scales=dict, labels=tuple, strata=tuple)
+
+
+def _both(one: Stream | None, two: Stream | None) -> Stream | None:
+    return one if two is None else two if one is None else one.plus(two)
 
 
 _NONE = (0, 0, 0, 0)

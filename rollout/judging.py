@@ -41,10 +41,6 @@ class PairCounts(Protocol):
     def copied(self) -> Numbers: ...
     @property
     def copied_failed(self) -> Numbers: ...
-    @property
-    def control_total(self) -> Numbers: ...
-    @property
-    def control_failed(self) -> Numbers: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +139,11 @@ def questions(policy: RolloutPolicy, evidence: Evidence, reference: Reference, *
     split = levels(policy, reference)
     canary, control, pairs = evidence.canary, evidence.control, evidence.pairs
     live = (canary.errors, canary.requests)
-    stable = (control.errors, control.requests) if control else (0, 0)
-    asked = error_questions(policy, split, live, stable if reference.control else None, pairs if reference.pairs else None, leniency)
+    other = (control.errors, control.requests) if control else (0, 0)
+    if reference.pairs:
+        whole = evidence.stable
+        other = (whole.errors, whole.requests) if whole else (pairs.control_failed, pairs.control_total)
+    asked = error_questions(policy, split, live, other if reference.control else None, pairs if reference.pairs else None, leniency)
     if reference.latency:
         asked.append(_latency(policy, split, evidence, reference, leniency))
     if reference.quality:
@@ -171,15 +170,14 @@ def error_questions(
     wide = _wider(margin, leniency)
     if pairs is None:
         return [_two_shares("errors", Measure.ERRORS, live, control, margin, wide, split, alpha)]
-    other = (pairs.control_failed, pairs.control_total)
     together = (live[0] + pairs.failed, live[1] + pairs.copied)
     copies = (pairs.copied_failed, pairs.copied)
 
     def beyond(limit: Floats) -> Floats:
-        looks = [(together, other), (live, control), (copies, other)]
-        return sequential.mixed([sequential.excess_above(canary, than, limit) for canary, than in looks], (0.6, 0.2, 0.2))
+        looks = [sequential.excess_above(canary, control, limit) for canary in (together, live, copies)]
+        return sequential.mixed(looks, (0.6, 0.2, 0.2))
 
-    return [replace(_two_shares("errors", Measure.ERRORS, together, other, margin, wide, split, alpha), beyond=beyond)]
+    return [replace(_two_shares("errors", Measure.ERRORS, together, control, margin, wide, split, alpha), beyond=beyond)]
 
 
 def _two_shares(

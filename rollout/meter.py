@@ -92,18 +92,25 @@ class Meter:
         is_first, before = self._epoch is None, self._totals if epoch == self._epoch else {}
         self._epoch, self._totals = epoch, tracks
         if is_first:
-            return Evidence(control=None if self._reading.stable is None else Stream())
+            nothing = None if self._reading.stable is None else Stream()
+            return Evidence(control=nothing, stable=nothing)
         new = {name: _difference(one, before.get(name, {})) for name, one in tracks.items()}
-        canary, control = Stream(), Stream()
+        canary, control, stable = Stream(), Stream(), Stream()
         for name, one in tracks.items():
+            if one["track"] != "drill" and one["version"] == self._reading.stable:
+                stable = stable.plus(new[name])
             if one["track"] in ("shadow", "drill"):
                 continue  # copies: those of a shadow are judged as pairs, those of a drill not at all
             if one["version"] == self._reading.canary:
                 canary = canary.plus(new[name])
             elif self._is_control(one):
                 control = control.plus(new[name])
+        is_first_release = self._reading.stable is None
         return Evidence(
-            canary=canary, control=None if self._reading.stable is None else control, step_requests=canary.requests if in_step else 0
+            canary=canary,
+            control=None if is_first_release else control,
+            stable=None if is_first_release else stable,
+            step_requests=canary.requests if in_step else 0,
         )
 
     def pairs(self, document: Mapping[str, Any]) -> Evidence:

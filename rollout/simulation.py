@@ -65,8 +65,8 @@ class _Counted:
     failed: Ints
     copied: Ints
     copied_failed: Ints
-    control_total: Ints
-    control_failed: Ints
+    stable_requests: Ints
+    stable_errors: Ints
     step_requests: Ints
 
     @classmethod
@@ -225,12 +225,13 @@ def paired_answers(policy: RolloutPolicy, *, shift: float, correlation: float, p
 
 
 def _verdicts(policy: RolloutPolicy, split: judging.Levels, counted: _Counted, wide: NDArray[np.float64]) -> NDArray[np.int_]:
+    is_paired = policy.shadow_percent > 0
     asked = judging.error_questions(
         policy,
         split,
         (counted.errors, counted.requests),
-        (counted.control_errors, counted.control_requests),
-        counted if policy.shadow_percent else None,
+        (counted.stable_errors, counted.stable_requests) if is_paired else (counted.control_errors, counted.control_requests),
+        counted if is_paired else None,
         wide,
     )
     return np.asarray(np.max([judging.verdicts(question, policy, counted.step_requests) for question in asked], axis=0))
@@ -257,7 +258,6 @@ def _drawn(
     there = baseline_chosen + stable_chosen - baseline_failed - stable_failed
     missing = random.binomial(there, canary_rate)
     back = canary_chosen - canary_chosen_failed
-    back_failed = random.binomial(back, control_rate)
     return _Counted(
         requests=canary,
         errors=errors,
@@ -266,8 +266,8 @@ def _drawn(
         failed=missing,
         copied=there,
         copied_failed=missing,
-        control_total=baseline_chosen + stable_chosen + back,
-        control_failed=baseline_failed + stable_failed + back_failed,
+        stable_requests=_LOOK - canary + back,
+        stable_errors=baseline_errors + stable_errors + random.binomial(back, control_rate),
         step_requests=canary,
     )
 

@@ -1,181 +1,244 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from firstlight.digest import canonical_json
 from firstlight.verdict import Verdict
-from rollout import analysis
-from rollout.measurements import Measurement, VersionMeasurement, from_gateway
-from rollout.spec import RolloutPolicy
+from rollout import analysis, judging
+from rollout.evidence import Evidence, Pairs, Reference, Stream, step
+from rollout.policy import Measure, RolloutPolicy
 
 PASS, CANNOT_TELL, FAIL = Verdict.PASS, Verdict.CANNOT_TELL, Verdict.FAIL
 POLICY = RolloutPolicy()
-NAN, INF = float("nan"), float("inf")
+LIVE = Reference()
+WHOLE = Reference(pairs=True, scales={"anomaly_score": 2.0}, flags=True, labels=("GALAXY", "QSO"), strata=("snr<2",))
+ALONE = Reference(control=False)
 
 
-def version(name: str = "2", *, requests: int = 200, slow: float = 1.0, **changes: Any) -> VersionMeasurement:
-    """A healthy version: no errors, answers in 10..20 ms, 90 % good, all as evaluated."""
-    healthy = VersionMeasurement(
-        version=name,
-        requests=requests,
-        latency_seconds=tuple(slow * (0.010 + 0.010 * i / max(requests, 1)) for i in range(requests)),
-        quality_good=round(0.9 * requests),
-        quality_total=requests,
-        agreement_matches=requests,
-        agreement_total=requests,
+def stream(requests: int, *, slow: float = 1.0, **changes: Any) -> Stream:
+    """A healthy version: no errors, answers in 10..20 ms, 90 % good."""
+    healthy = Stream.of(
+        [slow * (0.010 + 0.010 * i / max(requests, 1)) for i in range(requests)], good=round(0.9 * requests), judged=requests
     )
     return replace(healthy, **changes)
 
 
-STABLE = version("1", requests=2000)
+def answers(pairs: int, *, moved: float = 0.0, spread: float = 0.5) -> dict[int, int]:
+    """Differences of a score whose standard deviation is 2, evenly spread around ``moved`` standard deviations."""
+    found: dict[int, int] = {}
+    for share in (np.arange(pairs) + 0.5) / max(pairs, 1):
+        at = step(2.0 * (moved + spread * 3.46 * (share - 0.5)))
+        found[at] = found.get(at, 0) + 1
+    return found
 
 
-def judged(canary: VersionMeasurement, stable: VersionMeasurement | None = STABLE, policy: RolloutPolicy = POLICY) -> dict[str, Verdict]:
-    assessment = analysis.assess(policy, Measurement(canary=canary, stable=stable))
-    return {check.name: check.verdict for check in assessment.checks}
+def compared(pairs: int, **changes: Any) -> Pairs:
+    """Healthy pairs: nothing failed, one in fifty flags and classes moved each way."""
+    move, stay = pairs // 50, pairs // 2
+    healthy = Pairs(
+        total=pairs,
+        copied=pairs,
+        control_total=pairs,
+        answers={"anomaly_score": answers(pairs)},
+        flags=(pairs // 20, move, move, pairs - pairs // 20 - 2 * move),
+        classes={"GALAXY": (stay, stay, move, move), "QSO": (pairs - stay, pairs - stay, move, move)},
+        class_total=pairs,
+    )
+    low = Pairs(total=pairs // 2, copied=pairs // 2, control_total=pairs // 2, answers={"anomaly_score": answers(pairs // 2)})
+    return replace(healthy, **{"strata": {"snr<2": low}, **changes})
 
 
-@pytest.mark.parametrize("stable", [pytest.param(STABLE, id="beside stable"), pytest.param(None, id="first release")])
-def test_a_healthy_canary_passes_everything(stable: VersionMeasurement | None) -> None:
-    assessment = analysis.assess(POLICY, Measurement(canary=version(), stable=stable))
+def evidence(requests: int = 400, *, control: Stream | None = None, pairs: Pairs | None = None, **changes: Any) -> Evidence:
+    """A canary with so many requests beside a control with the same number."""
+    return Evidence(
+        canary=stream(requests, **changes),
+        control=stream(requests) if control is None else control,
+        pairs=pairs or Pairs(),
+        agreement_matches=requests,
+        agreement_total=requests,
+        step_requests=requests,
+    )
+
+
+def judged(seen: Evidence, reference: Reference = LIVE, policy: RolloutPolicy = POLICY, leniency: float = 1.0) -> dict[str, Verdict]:
+    return {check.name: check.verdict for check in analysis.assess(policy, seen, reference=reference, leniency=leniency).checks}
+
+
+def test_a_healthy_canary_passes_everything() -> None:
+    assessment = analysis.assess(POLICY, evidence(1000, pairs=compared(1000)), reference=WHOLE)
     assert assessment.verdict is PASS, assessment.reasons
     assert assessment.reasons == ()
-    assert assessment.summary.startswith("4 of 4 checks passed")
+    names = "errors latency quality|answers: anomaly_score|answers: anomaly_score, snr<2|flags|classes: GALAXY|classes: QSO|agreement"
+    assert [check.name for check in assessment.checks] == names.replace(" ", "|", 2).split("|")
+    assert assessment.summary.startswith("9 of 9 checks passed")
 
 
-def test_a_healthy_canary_passes_from_the_first_request_on_that_could_show_it() -> None:
-    policy = RolloutPolicy(requests_per_step=1)
-    assert judged(version(requests=71), policy=policy)["errors"] is CANNOT_TELL
-    assert judged(version(requests=72), policy=policy)["errors"] is PASS
-    assert judged(version(requests=71), policy=policy)["latency"] is CANNOT_TELL
-    assert judged(version(requests=72), policy=policy)["latency"] is PASS
+def test_a_first_release_is_judged_by_absolute_limits() -> None:
+    alone = replace(evidence(400), control=None)
+    assert set(judged(alone, ALONE).values()) == {PASS}
+    for changes, name in (({"errors": 60}, "errors"), ({"slow": 200.0}, "latency"), ({"quality_good": 260}, "quality")):
+        worse = replace(alone, canary=stream(400, **changes))
+        assert judged(worse, ALONE)[name] is FAIL
 
 
-@pytest.mark.parametrize("requests", [0, 1, 20, 71])
-def test_too_few_requests_are_no_success(requests: int) -> None:
-    verdicts = judged(version(requests=requests))
-    assert {verdicts["errors"], verdicts["latency"], verdicts["quality"]} == {CANNOT_TELL}
-    assert verdicts["agreement"] is (PASS if requests >= 20 else CANNOT_TELL)
+@pytest.mark.parametrize("requests", [0, 1, 5, 20])
+def test_too_few_requests_are_no_success_and_no_failure(requests: int) -> None:
+    verdicts = judged(evidence(requests, pairs=compared(requests)), WHOLE)
+    assert verdicts.pop("agreement") is (PASS if requests >= 20 else CANNOT_TELL)
+    assert set(verdicts.values()) == {CANNOT_TELL}
 
 
-def test_a_stable_version_that_was_not_measured_is_no_success() -> None:
-    verdicts = judged(version(), VersionMeasurement(version="1"))
-    assert {verdicts["errors"], verdicts["latency"], verdicts["quality"]} == {CANNOT_TELL}
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        pytest.param({"errors": NAN}, "errors", id="errors NaN"),
-        pytest.param({"errors": None}, "errors", id="errors missing"),
-        pytest.param({"errors": 201}, "errors", id="more errors than requests"),
-        pytest.param({"requests": -1}, "errors", id="negative requests"),
-        pytest.param({"requests": NAN}, "latency", id="requests NaN"),
-        pytest.param({"latency_seconds": ()}, "latency", id="no latency"),
-        pytest.param({"latency_seconds": (0.01,) * 199 + (NAN,)}, "latency", id="one latency NaN"),
-        pytest.param({"latency_seconds": (0.01,) * 199 + (-1.0,)}, "latency", id="one latency negative"),
-        pytest.param({"latency_seconds": (0.01,) * 199 + (INF,)}, "latency", id="one latency infinite"),
-        pytest.param({"latency_seconds": (0.01,) * 199 + (None,)}, "latency", id="one latency missing"),
-        pytest.param({"latency_seconds": ("0.01",) * 200}, "latency", id="latency text"),
-        pytest.param({"quality_good": NAN}, "quality", id="quality NaN"),
-        pytest.param({"quality_total": 0, "quality_good": 0}, "quality", id="quality missing"),
-        pytest.param({"quality_good": 300}, "quality", id="more good than judged"),
-        pytest.param({"agreement_matches": NAN}, "agreement", id="agreement NaN"),
-        pytest.param({"agreement_total": 0, "agreement_matches": 0}, "agreement", id="agreement missing"),
-        pytest.param({"agreement_matches": 300}, "agreement", id="more matches than compared"),
-    ],
-)
-@pytest.mark.parametrize("of", ["canary", "stable", "canary alone"])
-def test_what_is_missing_or_no_number_is_no_success_and_no_failure(changes: dict[str, Any], name: str, of: str) -> None:
-    canary, stable = version(), STABLE
-    if of == "stable":
-        stable = replace(STABLE, **{key: 3000 if value in (201, 300) else value for key, value in changes.items()})
-    else:
-        canary = replace(canary, **changes)
-    asked_of_the_canary_only = of == "stable" and name == "agreement"
-    assert judged(canary, None if of == "canary alone" else stable)[name] is (PASS if asked_of_the_canary_only else CANNOT_TELL)
+@pytest.mark.parametrize("reference", [LIVE, ALONE, WHOLE], ids=["live", "alone", "whole"])
+def test_every_measurement_there_should_be_is_asked_for_when_nothing_came(reference: Reference) -> None:
+    assessment = analysis.assess(POLICY, Evidence(), reference=reference)
+    assert {check.verdict for check in assessment.checks} == {CANNOT_TELL}
+    assert len(assessment.checks) == (9 if reference is WHOLE else 4)
 
 
 @pytest.mark.parametrize(
-    ("errors", "requests", "verdict"),
+    ("canary", "control", "verdict"),
     [
-        pytest.param(0, 72, PASS, id="none of 72 shows less than 5 %"),
-        pytest.param(1, 72, CANNOT_TELL, id="one of 72 could be 7.5 %"),
-        pytest.param(1, 110, PASS, id="one of 110 shows less than 5 %"),
-        pytest.param(3, 4, FAIL, id="three of four is enough to see"),
-        pytest.param(1, 1, CANNOT_TELL, id="one of one could be bad luck"),
-        pytest.param(200, 200, FAIL, id="all"),
+        pytest.param(0, 0, PASS, id="none fails"),
+        pytest.param(10, 10, PASS, id="half a percent each"),
+        pytest.param(20, 10, CANNOT_TELL, id="twice as many may be luck"),
+        pytest.param(40, 10, FAIL, id="four times as many"),
+        pytest.param(2, 30, PASS, id="better"),
     ],
 )
-def test_errors_are_judged_by_their_exact_interval(errors: int, requests: int, verdict: Verdict) -> None:
-    assert judged(version(requests=requests, errors=errors), stable=None)["errors"] is verdict
-    assert judged(version(requests=requests, errors=errors), stable=replace(STABLE, errors=40))["errors"] is verdict
+def test_errors_are_compared_with_the_controls(canary: int, control: int, verdict: Verdict) -> None:
+    seen = evidence(2000, errors=canary, control=stream(2000, errors=control))
+    assert judged(seen)["errors"] is verdict
 
 
-def test_a_canary_within_the_limit_that_is_shown_to_be_worse_than_stable_fails() -> None:
-    # Given a canary with 3 % errors: within the limit of 5 %
-    canary = version(requests=2000, errors=60)
-    assert judged(canary, stable=None)["errors"] is PASS
-    # When stable has none, then it is worse; with a margin of 3 points it is allowed to be
-    assert judged(canary, stable=STABLE)["errors"] is FAIL
-    assert judged(canary, stable=STABLE, policy=RolloutPolicy(error_margin=0.03))["errors"] is PASS
+def test_a_few_requests_are_enough_for_what_is_obvious() -> None:
+    assert judged(evidence(10, errors=10, control=stream(60)))["errors"] is FAIL
 
 
-@pytest.mark.parametrize(
-    ("slow", "verdict"),
-    [
-        pytest.param(0.5, PASS, id="faster"),
-        pytest.param(1.5, PASS, id="1.5 x"),
-        pytest.param(2.0, CANNOT_TELL, id="at the limit"),
-        pytest.param(3.0, FAIL, id="3 x"),
-    ],
-)
-def test_latency_is_judged_as_a_ratio_to_stable(slow: float, verdict: Verdict) -> None:
-    assert judged(version(requests=400, slow=slow))["latency"] is verdict
+def test_copies_count_as_the_canarys_requests_and_neither_hides_behind_the_other() -> None:
+    quiet = replace(evidence(60), canary=stream(60), control=stream(60))
+    pairs = compared(1000)
+    assert judged(replace(quiet, stable=stream(1000), pairs=pairs), WHOLE)["errors"] is PASS
+    assert judged(quiet)["errors"] is CANNOT_TELL
+    no_numbers = replace(pairs, failed=30, copied_failed=30)
+    assert judged(replace(quiet, pairs=no_numbers), WHOLE)["errors"] is FAIL
+    only_live = replace(quiet, canary=stream(60, errors=12), stable=stream(3000), pairs=compared(3000))
+    assert judged(only_live, WHOLE)["errors"] is FAIL
 
 
-@pytest.mark.parametrize(("slow", "verdict"), [(1.0, PASS), (102.0, CANNOT_TELL), (200.0, FAIL)])
-def test_without_a_stable_version_latency_is_judged_in_seconds(slow: float, verdict: Verdict) -> None:
-    assert judged(version(requests=400, slow=slow), stable=None)["latency"] is verdict
+def test_a_step_needs_requests_of_its_own_to_pass_and_none_to_fail() -> None:
+    healthy = replace(evidence(1000), step_requests=19)
+    check = next(one for one in analysis.assess(POLICY, healthy, reference=LIVE).checks if one.name == "errors")
+    assert (check.verdict, check.requests_needed) == (CANNOT_TELL, 1001)
+    assert "19 of 20 requests that a step needs" in check.reason
+    assert judged(replace(healthy, canary=stream(1000, errors=90)))["errors"] is FAIL
 
 
-def test_a_stable_version_that_answers_in_no_time_bounds_no_ratio() -> None:
-    instant = replace(STABLE, latency_seconds=(0.0,) * 2000)
-    assert judged(version(), stable=instant)["latency"] is CANNOT_TELL
-    assert judged(version(slow=0.0), stable=instant)["latency"] is CANNOT_TELL
-    assert judged(version(slow=0.0), stable=STABLE)["latency"] is PASS
+@pytest.mark.parametrize(("slow", "verdict"), [(0.5, PASS), (1.5, PASS), (2.0, CANNOT_TELL), (3.0, FAIL)])
+def test_latency_is_judged_as_a_ratio(slow: float, verdict: Verdict) -> None:
+    assert judged(evidence(400, slow=slow))["latency"] is verdict
 
 
-@pytest.mark.parametrize(
-    ("good", "verdict"),
-    [
-        pytest.param(188, PASS, id="better"),
-        pytest.param(180, PASS, id="equal"),
-        pytest.param(160, CANNOT_TELL, id="at the margin"),
-        pytest.param(130, FAIL, id="worse"),
-    ],
-)
-def test_quality_is_judged_against_stable_less_the_margin(good: int, verdict: Verdict) -> None:
-    assert judged(version(quality_good=good))["quality"] is verdict
+@pytest.mark.parametrize(("good", "verdict"), [(380, PASS), (360, PASS), (325, CANNOT_TELL), (260, FAIL)])
+def test_quality_is_judged_against_the_controls(good: int, verdict: Verdict) -> None:
+    assert judged(evidence(400, quality_good=good))["quality"] is verdict
 
 
-@pytest.mark.parametrize(("good", "verdict"), [(180, PASS), (164, CANNOT_TELL), (140, FAIL)])
-def test_without_a_stable_version_quality_has_to_reach_the_minimum(good: int, verdict: Verdict) -> None:
-    assert judged(version(quality_good=good), stable=None)["quality"] is verdict
+@pytest.mark.parametrize(("moved", "verdict"), [(0.0, PASS), (0.12, CANNOT_TELL), (0.3, FAIL), (-0.3, FAIL)])
+def test_answers_to_the_same_requests_may_not_move(moved: float, verdict: Verdict) -> None:
+    pairs = compared(150, answers={"anomaly_score": answers(150, moved=moved)})
+    assert judged(evidence(150, pairs=pairs), WHOLE)["answers: anomaly_score"] is verdict
+
+
+def test_a_stratum_is_judged_by_itself() -> None:
+    low = Pairs(total=150, copied=150, control_total=150, answers={"anomaly_score": answers(150, moved=0.5)})
+    verdicts = judged(evidence(1000, pairs=compared(1000, strata={"snr<2": low})), WHOLE)
+    assert (verdicts["answers: anomaly_score"], verdicts["answers: anomaly_score, snr<2"]) == (PASS, FAIL)
+
+
+def test_flags_and_classes_may_not_move() -> None:
+    flags = compared(600, flags=(20, 70, 5, 505))
+    assert judged(evidence(600, pairs=flags), WHOLE)["flags"] is FAIL
+    classes = compared(600, classes={"GALAXY": (300, 240, 5, 65), "QSO": (300, 360, 65, 5)})
+    verdicts = judged(evidence(600, pairs=classes), WHOLE)
+    assert (verdicts["classes: GALAXY"], verdicts["classes: QSO"]) == (FAIL, FAIL)
+
+
+def test_the_next_step_asks_for_less_than_the_promotion_but_what_is_worse_fails_at_both() -> None:
+    healthy, worse = evidence(200), evidence(2000, errors=60, control=stream(2000, errors=10))
+    assert [judged(healthy, leniency=factor)["errors"] for factor in (1.0, 4.0)] == [CANNOT_TELL, PASS]
+    assert [judged(worse, leniency=factor)["errors"] for factor in (1.0, 20.0)] == [FAIL, FAIL]
 
 
 def test_one_answer_that_differs_from_the_evaluated_one_fails_at_any_number() -> None:
-    assert judged(version(agreement_matches=0, agreement_total=1))["agreement"] is FAIL
-    assert judged(version(agreement_matches=199))["agreement"] is FAIL
-    assert judged(version(agreement_matches=199), policy=RolloutPolicy(disagreement_limit=1))["agreement"] is PASS
+    assert judged(replace(evidence(1), agreement_matches=0))["agreement"] is FAIL
+    assert judged(replace(evidence(200), agreement_matches=199))["agreement"] is FAIL
+    assert judged(replace(evidence(200), agreement_matches=199), policy=RolloutPolicy(disagreement_limit=1))["agreement"] is PASS
+
+
+@pytest.mark.parametrize("reference", [LIVE, ALONE, WHOLE], ids=["live", "alone", "whole"])
+def test_the_budget_is_split_over_what_there_is_and_spent_whole(reference: Reference) -> None:
+    split = judging.levels(POLICY, reference)
+    assert sum(split.healthy_turned_back.values()) == pytest.approx(POLICY.budget.healthy_turned_back)
+    asked = judging.questions(POLICY, Evidence(), reference)
+    for measure, level in split.healthy_turned_back.items():
+        spent = [(2 if one.is_two_sided else 1) * one.alpha_fail for one in asked if one.measure is measure]
+        assert sum(spent) == pytest.approx(level), measure
+    assert {one.alpha_pass for one in asked} == {POLICY.budget.worse_promoted}
+    document = analysis.assess(POLICY, Evidence(), reference=reference).to_dict()
+    assert document["budget"]["shares"] == {measure.value: level for measure, level in split.healthy_turned_back.items()}
+
+
+def test_evidence_does_not_change_the_split() -> None:
+    before, after = (judging.questions(POLICY, seen, WHOLE) for seen in (Evidence(), evidence(500, pairs=compared(500))))
+    assert [(one.name, one.alpha_pass, one.alpha_fail) for one in before] == [(one.name, one.alpha_pass, one.alpha_fail) for one in after]
+
+
+def test_intervals_agree_with_verdicts() -> None:
+    for errors in (0, 6, 20, 60):
+        seen = evidence(2000, errors=errors, control=stream(2000, errors=6))
+        check = analysis.assess(POLICY, seen, reference=LIVE).checks[0]
+        assert check.low is not None
+        assert check.high is not None
+        assert check.low < (errors - 6) / 2000 < check.high
+        assert (check.verdict is PASS) == (check.high < POLICY.error_margin)
+        assert (check.verdict is FAIL) == (check.low > 0 and check.high >= POLICY.error_margin)
 
 
 def test_the_worst_check_decides_and_says_why() -> None:
-    assessment = analysis.assess(POLICY, Measurement(canary=version(errors=100, quality_total=0, quality_good=0), stable=STABLE))
+    worse = evidence(400, errors=40, quality_total=0, quality_good=0)
+    assessment = analysis.assess(POLICY, worse, reference=LIVE)
     assert assessment.verdict is FAIL
-    assert assessment.summary == "100 of 200 requests failed (42.9% to 57.1%, limit 5.0%)"
+    assert assessment.summary.startswith("40 of 400 requests failed, the control's 0 of 400 (+")
     assert len(assessment.reasons) == 2
+
+
+def test_it_says_how_long() -> None:
+    seen = evidence(1000, pairs=compared(200, copied=200))
+    slow = analysis.assess(POLICY, replace(seen, canary=stream(200), control=stream(200), step_requests=200), reference=WHOLE)
+    assert slow.verdict is CANNOT_TELL
+    check = max((one for one in slow.checks if one.verdict is CANNOT_TELL), key=lambda one: (one.requests_needed or 0) - one.requests)
+    hours = ((check.requests_needed or 0) - check.requests) / 20
+    told = slow.outlook(20 / 3600)
+    assert told.startswith(
+        f"healthy so far, {check.requests} of about {check.requests_needed} requests needed ({check.name}); at this rate"
+    )
+    assert f"{int(hours)} h" in told
+    assert slow.outlook(0.0).endswith("nothing is arriving now")
+
+
+def test_what_it_foresees_is_about_what_it_takes() -> None:
+    check = analysis.assess(POLICY, evidence(100), reference=LIVE).checks[0]
+    needed = check.requests_needed
+    assert needed is not None
+    assert judged(evidence(needed))["errors"] is PASS
+    assert judged(evidence(needed // 2))["errors"] is CANNOT_TELL
+
+
+def test_nobody_can_say_how_long_a_canary_near_the_margin_takes() -> None:
+    assessment = analysis.assess(POLICY, evidence(400, slow=2.0), reference=LIVE)
+    assert assessment.outlook(1.0).startswith("not clear yet: p95 of 400 answers")
 
 
 def test_no_check_at_all_is_no_success() -> None:
@@ -185,33 +248,16 @@ def test_no_check_at_all_is_no_success() -> None:
 
 @pytest.mark.parametrize("requests", [0, 5, 200])
 def test_an_assessment_travels_as_json_whatever_it_holds(requests: int) -> None:
-    document = analysis.assess(POLICY, Measurement(canary=version(requests=requests), stable=STABLE)).to_dict()
+    document = analysis.assess(POLICY, evidence(requests, pairs=compared(requests)), reference=WHOLE).to_dict()
     assert list(document)[:3] == ["verdict", "summary", "reasons"]
     canonical_json(document)  # refuses NaN and infinity
+
+
+def test_every_measurement_of_the_policy_has_a_question() -> None:
+    assert {question.measure for question in judging.questions(POLICY, Evidence(), WHOLE)} == set(Measure)
 
 
 def test_readiness_is_pass_or_not_yet() -> None:
     assert analysis.readiness("2", ready=True).verdict is PASS
     not_yet = analysis.readiness("2", ready=False, problems=["golden vector 3 differs"])
     assert (not_yet.verdict, not_yet.summary) == (CANNOT_TELL, "version 2 is not ready yet; golden vector 3 differs")
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        {},
-        {"versions": None},
-        {"versions": []},
-        {"versions": {"2": None}},
-        {"versions": {"2": {"requests": "7", "errors": -1, "seconds": "fast"}}},
-    ],
-)
-def test_a_gateway_that_says_nothing_usable_measures_nothing(document: dict[str, Any]) -> None:
-    assert from_gateway(document, "2") == VersionMeasurement(version="2")
-
-
-def test_the_gateways_document_becomes_a_measurement() -> None:
-    document = {"versions": {"2": {"requests": 3, "errors": 1, "seconds": [0.1, 0.2]}}}
-    measured = from_gateway(document, "2", quality=(1, 2), agreement=(2, 2))
-    assert (measured.requests, measured.errors, measured.latency_seconds) == (3, 1, (0.1, 0.2))
-    assert (measured.quality, measured.latency_ms_p99, measured.agreement_matches) == (0.5, 200.0, 2)

@@ -59,11 +59,13 @@ def test_what_was_counted_before_the_rollout_began_is_no_evidence() -> None:
     gateway = world(50)
     gateway.ask(100)
     meter = begun(gateway)
-    assert look(meter, gateway) == Evidence(control=Stream())
+    assert look(meter, gateway) == Evidence(control=Stream(), stable=Stream())
     gateway.ask(10)
     seen = look(meter, gateway)
     assert (seen.canary.requests, seen.control.requests, seen.step_requests, seen.pairs.total) == (5, 5, 5, 10)  # type: ignore[union-attr]
     assert seen.canary.latency == {bucket(0.01): 5}
+    # failures are compared with everything stable was asked: its own requests, and the copies of the canary's
+    assert seen.stable.requests == 10  # type: ignore[union-attr]
 
 
 def test_every_request_is_counted_once_however_often_one_looks() -> None:
