@@ -13,6 +13,8 @@ _TITLES = {
     "rehearsal": "Rehearsed way back",
     "previous_drift": "Drift of the version before",
 }
+_DRAWN = {"canary": ("timeline", "evidence", "rollout", "budget")}
+"""Parts of a document that a picture shows and nobody reads as figures; they are in the evidence file."""
 _ROWS, _COLUMNS, _CELL = 60, 11, 160
 
 
@@ -62,7 +64,7 @@ def document(name: str, content: Mapping[str, Any]) -> Document:
     facts: list[tuple[str, str]] = []
     tables: list[Table] = []
     for key, value in content.items():
-        if key in _HEAD:
+        if key in _HEAD or key in _DRAWN.get(name, ()):
             continue
         if _is_table(value):
             tables.append(_table(key, value))
