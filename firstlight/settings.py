@@ -118,11 +118,14 @@ class Settings(BaseSettings):
     serving_replicas: int = Field(default=1, ge=1, le=16)
     """Model servers of each version, each with `serving_workers` of its own; with two, the loss of one fails no request."""
 
+    serving_orphan_seconds: float = Field(default=120.0, ge=0, allow_inf_nan=False)
+    """Seconds that gateway and model servers go on answering when their supervisor was killed; the next one takes them over. 0: not at all."""
+
     gateway_sticky: str | None = Field(default=None, pattern=r"^(client|header:[a-z0-9-]{1,60})$")
     """Keep a caller on one side of a canary: `client`, or `header:x-user-id` by the value of a header; None spreads every request."""
 
     gateway_shadow_percent: int = Field(default=0, ge=0, le=100)
-    """Share of live requests that are also sent to a canary which has no weight yet; its answers are counted and thrown away."""
+    """Share of live requests that are also sent to the other version while a canary is out; its answers are compared and thrown away."""
 
     serving_cache_mb: int = Field(default=64, ge=0)
     """Megabytes of answers that a model server remembers by the digest of their inputs; 0 switches the cache off."""

@@ -184,14 +184,14 @@ def _census(document: Mapping[str, Any]) -> Census:
         raise ValueError(f"the format must be {_FORMAT}, it is {document['format']!r}")
     children = tuple(Record(**{**child, "being": _being(child["being"])}) for child in document["children"])
     for child in children:
-        if not (isinstance(child.port, int) and isinstance(child.number, int) and isinstance(child.role, str)):
-            raise TypeError(f"a process must have a role, a number and a port, found {child}")
+        if not (isinstance(child.port, int) and isinstance(child.number, int) and isinstance(child.role, str) and child.being.pid > 1):
+            raise TypeError(f"a child must be a process with a role, a number and a port, found {child}")
     return Census(supervisor=_being(document["supervisor"]), children=children, lease=dict(document["lease"]))
 
 
 def _being(document: Mapping[str, Any]) -> Being:
     being = Being(**document)
-    if type(being.pid) is not int or being.pid <= 1 or not isinstance(being.born, str):
+    if type(being.pid) is not int or being.pid < 1 or not isinstance(being.born, str):
         raise ValueError(f"a process must be named by its number and its birth, found {being}")
     return being
 

@@ -123,21 +123,15 @@ class Child:
         self._ready_path, self._state = ready_path, ServerState.READY if record and record.ready else ServerState.STARTING
         self._probe_failures, self._answered, self._was_asked = 0, self.started, threading.Event()
         self._running = running
-        self._being = record.being if record else None
+        # Now, not later: once it was found ended, the kernel may give its number to somebody else.
+        self.being = record.being if record else _being(running.pid)
+        """The process for the list of children; None when that cannot be told."""
         threading.Thread(target=self._watch, args=(stdout,), name=f"watch-{self.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self._running.pid
-
-    @property
-    def being(self) -> Being | None:
-        """The process for the list of children; None when it has ended."""
-        if self._being is None:
-            moment = adoption.born(self.pid)
-            self._being = None if moment is None else Being(pid=self.pid, born=moment)
-        return self._being
 
     @property
     def state(self) -> ServerState:
@@ -209,6 +203,11 @@ class Child:
         self._probe_failures += 1
         if self._state is ServerState.READY and self._probe_failures >= _SILENT_PROBES:
             self._state, self.reason = ServerState.SILENT, "it does not answer its readiness probe"
+
+
+def _being(pid: int) -> Being | None:
+    moment = adoption.born(pid)
+    return None if moment is None else Being(pid=pid, born=moment)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

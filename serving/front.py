@@ -129,6 +129,13 @@ class Front:
                 (self._place.folder / HANDOVER_FILE).unlink(missing_ok=True)
             self._listener.close()
 
+    def release(self) -> None:
+        """Give the address back and leave the gateway alone: somebody else may take it over."""
+        self._forget_controls()
+        listener = self._listener or (self._handed.listener if self._handed is not None else None)
+        if listener is not None:
+            listener.close()
+
     def _taken(self, handed: Handed | None) -> Handed | None:
         """Return the socket that was handed over when it listens where we shall listen; another one is given up."""
         if handed is None:

@@ -62,6 +62,7 @@ class Keeper:
         self._lease = Lease(charge.clock)
         self._way_back: tuple[int, str | None] = (-1, None)
         self._desired: Desired | None = None
+        self._has_read = False
         self._gateway: Control | None = None
         self._told_until: float | None = None
         self._routes, self._in_flight = Routes(), dict[str, int]()
@@ -98,6 +99,9 @@ class Keeper:
         if gateway is not self._gateway:
             self._gateway, self._told_until = gateway, None
         target = self._read_target(problems)
+        if target is None:  # nothing is known yet: what was taken over goes on as it is
+            self._report(None, gateway_url, problems)
+            return
         states = self._fleet.states()
         answering = planning.servers(target, states=states)
         wanted = (*answering, *planning.rehearsed(target, previous=self._previous(), states=states))
@@ -126,6 +130,10 @@ class Keeper:
         self._report(None, None, ["the supervisor was stopped"], last=True)
         self._lock.close()
 
+    def release(self) -> None:
+        """Give back the lock and leave every process alone: somebody else may take them over."""
+        self._lock.close()
+
     def _find(self, version: str) -> ServableVersion:
         return self._store.version(self.charge.model, version)
 
@@ -139,11 +147,14 @@ class Keeper:
             _LOG.warning("the last drill's report cannot be read", extra={"why": str(error)})
         return Drills(fleet, length=drilling.Length(seconds=how.drill_seconds, copies=how.drill_copies), last=last)
 
-    def _read_target(self, problems: list[str]) -> Traffic:
+    def _read_target(self, problems: list[str]) -> Traffic | None:
+        """Return what should be true; None when that could never be read yet."""
         try:
-            self._desired = self._store.desired(self.charge.environment, self.charge.model)
+            self._desired, self._has_read = self._store.desired(self.charge.environment, self.charge.model), True
         except FirstlightError as error:
             problems.append(f"the desired state cannot be read, the last one stays true: {error}")
+            if not self._has_read:
+                return None
         if self._desired is None:
             return Traffic()
         held = self._lease.held(self._desired)

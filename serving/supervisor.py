@@ -31,6 +31,7 @@ from serving.scrape_targets import ScrapeTargets
 _LOG = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
 _SETTLE_SECONDS = 2.5
+_SAY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,25 +70,29 @@ class Supervisor:
     """The loop. Use as a context: on leaving it, nothing it started or took over is left running."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the locks, what an earlier supervisor left running, and the public port. Raises SettingsError when one cannot be had."""
+        """Take the locks, what an earlier supervisor left running, and the public port.
+
+        Raises SettingsError when one cannot be had; what runs then goes on, for the next one to take over.
+        """
         self.settings = settings
         if not settings.models or len(set(settings.models)) < len(settings.models):
             raise SettingsError(f"a supervisor must look after one or more models, each once, got {', '.join(settings.models) or 'none'}")
         exposure.check(settings.host, settings.options.gateway)
         exposure.check_files(settings.options.gateway)
-        self._me = adoption.myself()
+        self._me, self._began = adoption.myself(), time.monotonic()
         self._store = Store(settings.store_url, clock=settings.clock.wall)
         self._keepers: list[Keeper] = []
         self._left: dict[str, tuple[Census, tuple[int, ...] | None]] = {}
         self._problems: tuple[str, ...] = ()
         with contextlib.ExitStack() as undo:
-            undo.callback(self._close_keepers)
+            undo.callback(self._store.close)
             for model in settings.models:
                 self._keepers.append(self._keeper(model))
+                undo.callback(self._keepers[-1].release)
             found = [self._found(keeper) for keeper in self._keepers]
             self._front = Front(settings, left=found[0])
+            undo.callback(self._front.release)
             self._leave_census()  # from here on, what was not taken over sees that nobody wants it
-            undo.callback(self._front.close)
             self._front.open()
             undo.pop_all()
         self._targets = ScrapeTargets(settings.state, environment=settings.environment, model=settings.models[0])
@@ -108,7 +113,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """One round for the gateway and for every model."""
-        problems = list(self._problems)
+        problems = list(self._problems if time.monotonic() - self._began < _SAY_SECONDS else ())
         is_ready = self._front.tick(problems)
         if is_ready and self._front.is_new:
             self._leave_address()

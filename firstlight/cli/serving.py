@@ -67,6 +67,7 @@ def _options(settings: Settings) -> str:
                 "region": settings.s3_region,
             },
             "environment": settings.environment,
+            "orphan_seconds": settings.serving_orphan_seconds,
             "otlp_endpoint": settings.otlp_endpoint,
         }
     )
