@@ -3,5 +3,5 @@
 ``spec`` holds the values, ``analysis`` and ``controller`` decide (pure), ``store`` remembers, ``reconciler`` says what the
 stored wish means now, ``backends`` make it so. A new reader starts at ``spec`` and then ``controller.advance``.
 The room imports ``firstlight.errors``, ``.verdict`` and ``.digest`` and nothing else of ours; SQLAlchemy only in ``database``,
-``tables`` and the ``*_rows`` modules behind ``store``.
+``watchdog``, ``tables``, ``migrations`` and the ``*_rows`` modules behind ``store``.
 """

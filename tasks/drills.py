@@ -24,7 +24,7 @@ def platform_facts(settings: Settings, records: Store, *, model: str, folder: Pa
     """Return what could be shown about this platform now, as evidence: whether each try succeeded, absent where none was made."""
     seen = records.observed(settings.environment, model)
     champion = records.champion(settings.environment, model)
-    is_supervised = seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
+    is_supervised = seen is not None and abs(time.time() - seen.heartbeat) < _FRESH_SECONDS
     tried: dict[str, bool] = {
         "verify_before_load": refuses_changed_bytes(folder),
         "golden_before_ready": notices_wrong_answers(folder),

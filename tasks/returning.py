@@ -57,7 +57,7 @@ def _wait_for_world(records: Store, environment: str, model: str, wait_seconds: 
 
 def _is_served(records: Store, environment: str, model: str) -> bool:
     seen = records.observed(environment, model)
-    return seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
+    return seen is not None and abs(time.time() - seen.heartbeat) < _FRESH_SECONDS
 
 
 def until_true(records: Store, environment: str, model: str, wait_seconds: float) -> float | None:

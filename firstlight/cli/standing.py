@@ -55,7 +55,7 @@ def _from_store(records: "Store", environment: str, model: str) -> dict[str, Any
     desired = records.desired(environment, model)
     seen = records.observed(environment, model)
     opened = records.open_one(environment, model)
-    is_fresh = seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
+    is_fresh = seen is not None and abs(time.time() - seen.heartbeat) < _FRESH_SECONDS
     weight = desired.traffic.canary_weight if desired else 0
     return {
         "model": model,
