@@ -26,6 +26,7 @@ from governance.manifest import write_manifest
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
 from rollout.records import Release, ReleaseStatus
+from rollout.store import Store
 from tasks import checking, doors
 from tasks.outcomes import STATUS, TITLE, Outcome
 from tasks.releases import OpenedRelease
@@ -64,13 +65,19 @@ def finish(release: OpenedRelease, stages: Sequence[StageResult]) -> Outcome:
     settings = settings_module.current()
     with doors.store(settings) as records:
         try:
-            records.close_release(release.id, STATUS[verdict], summary)
+            records.close_release(release.id, _end(records, release, verdict), summary)
         except ReleaseClosed as error:
             get_run_logger().warning("%s", error)
     page = write_dossier(release)
     if verdict is not Verdict.PASS:
         _withdraw(settings, release)
     return Outcome(release_id=release.id, verdict=verdict, summary=f"{release.id}: {summary}", dossier=str(page))
+
+
+def _end(records: Store, release: OpenedRelease, verdict: Verdict) -> str:
+    """Return how a release ended for the store, where one that moved the champion is *promoted* even when it went back while it was watched."""
+    moved = any(line.release_id == release.id for line in records.history(release.environment, release.model))
+    return ReleaseStatus.PROMOTED.value if moved else STATUS[verdict]
 
 
 def settled(release: OpenedRelease) -> Outcome:

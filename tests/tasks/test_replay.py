@@ -1,16 +1,18 @@
 """What a replay makes of an answer: right or wrong by the label, equal or not to what was evaluated."""
 
+import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from models.evaluation import evaluate
 from models.handoff import load
 from models.program import Program
+from rollout.judge import Answered
 from serving.client import Answer
-from tasks.replay import Replay
+from tasks.replay import Replay, strata
 from tests.models.tiny import write_tiny_handoff
 from tests.serving.acting import Actor, whole
 
@@ -25,6 +27,7 @@ def replay(papers: object) -> Iterator[Replay]:
     table = evaluate(papers.folder).table.assign(label_class="")  # type: ignore[attr-defined]
     table.loc[0, "label_class"] = "calm"
     with Replay(lambda: ("http://127.0.0.1:1", ""), papers, table, candidate="2") as made:  # type: ignore[arg-type]
+        made._table = table  # type: ignore[attr-defined]
         yield made
 
 
@@ -34,28 +37,37 @@ def answer(papers: object, row: int, *, version: str = "2", shift: float = 0.0) 
     return Answer(outputs=outputs, version=version, seconds=0.01, status=200)
 
 
+def taken(replay: Replay, version: str = "2") -> Answered:
+    return replay.take().get(version, Answered())
+
+
 def test_an_answer_that_was_evaluated_agrees_and_another_does_not(papers: object, replay: Replay) -> None:
     replay._take(1, answer(papers, 1))
     replay._take(1, answer(papers, 2))
     replay._take(3, answer(papers, 3, shift=0.5))
-    assert replay.counts("2")[1] == (1, 3)
+    found = taken(replay)
+    assert (found.matches, found.compared) == (1, 3)
+    assert taken(replay) == Answered(), "what was taken is not given again"
 
 
 def test_only_the_candidate_is_held_against_its_evaluation(papers: object, replay: Replay) -> None:
     replay._take(1, answer(papers, 2, version="1"))
-    assert replay.counts("1")[1] == (0, 0)
+    assert taken(replay, "1").compared == 0
 
 
-def test_a_row_without_a_label_is_neither_right_nor_wrong(papers: object, replay: Replay) -> None:
+def test_a_row_without_a_label_is_neither_right_nor_wrong_and_one_with_a_label_counts_once(papers: object, replay: Replay) -> None:
     replay._take(1, answer(papers, 1))
-    assert replay.counts("2")[0] == (0, 0)
-    replay._take(0, answer(papers, 0))
-    assert replay.counts("2")[0][1] == 1
+    assert taken(replay).judged == 0
+    for _ in range(3):
+        replay._take(0, answer(papers, 0))
+    replay._take(0, answer(papers, 0, version="1"))
+    assert {version: (one.judged, one.compared) for version, one in replay.take().items()} == {"2": (1, 3), "1": (1, 0)}
 
 
 def test_answers_that_are_no_numbers_agree_with_nothing(papers: object, replay: Replay) -> None:
     replay._take(1, answer(papers, 1, shift=float("nan")))
-    assert replay.counts("2")[1] == (0, 1)
+    found = taken(replay)
+    assert (found.matches, found.compared) == (0, 1)
 
 
 def test_a_gateway_that_moved_is_found_again(papers: object) -> None:
@@ -68,15 +80,30 @@ def test_a_gateway_that_moved_is_found_again(papers: object) -> None:
     actor.close()
     assert moved.unanswered["busy"] == 2
     assert {ask.headers["authorization"] for ask in actor.asked} == {"Bearer new"}
+    assert all(ask.headers["x-request-id"].startswith("replay-2-") for ask in actor.asked)
 
 
-def test_requests_nobody_answers_are_counted_and_not_raised(replay: Replay) -> None:
+def test_requests_nobody_answers_are_counted_and_not_raised_and_none_is_sent_too_late(replay: Replay) -> None:
     replay.send(5)
     assert sum(replay.unanswered.values()) == 5
-    assert replay.counts("2") == ((0, 0), (0, 0))
+    replay.send(5, seconds=-1.0)
+    assert sum(replay.unanswered.values()) == 5
+    assert replay.take() == {}
 
 
-def test_a_new_step_starts_the_candidates_tally_anew(papers: object, replay: Replay, tmp_path: Path) -> None:
-    replay._take(1, answer(papers, 1))
-    replay.restart()
-    assert replay.counts("2") == ((0, 0), (0, 0))
+def test_another_process_goes_on_with_the_next_row_and_knows_which_have_counted(papers: object, replay: Replay) -> None:
+    replay.send(3)
+    replay._take(0, answer(papers, 0))
+    saved = json.loads(json.dumps(replay.state()))
+    with Replay(lambda: ("http://127.0.0.1:1", ""), papers, replay._table, candidate="2") as second:  # type: ignore[arg-type]
+        second.restore(saved)
+        second._take(0, answer(papers, 0))
+        assert (taken(second).judged, second.state()) == (0, saved)
+
+
+def test_faint_spectra_are_parts_of_their_own() -> None:
+    table = pd.DataFrame({"snr": [0.5, 1.5, 3.0, 5.0, 9.0, float("nan")]})
+    assert strata(table) == {0: ("snr<2", "snr<3"), 1: ("snr<2", "snr<3")}
+    # where nothing is below 2, only the fainter half is
+    assert strata(table + 5) == {0: ("snr<8",), 1: ("snr<8",)}
+    assert strata(table.drop(columns="snr")) == strata(table * float("nan")) == {}
