@@ -22,7 +22,7 @@ def is_supervised(settings: Settings, model: str | None = None) -> bool:
 
     with store(settings) as records:
         seen = records.observed(settings.environment, model or settings.model)
-    return seen is not None and time.time() - seen.heartbeat < _FRESH_SECONDS
+    return seen is not None and abs(time.time() - seen.heartbeat) < _FRESH_SECONDS
 
 
 def supervisor_arguments(settings: Settings, *, port: int, models: Sequence[str] = ()) -> list[str]:

@@ -37,4 +37,4 @@ class LocalDrills:
     def report(self) -> Mapping[str, Any] | None:
         """Return what the supervisor reported last, or None when it has not reported for HEARTBEAT_SECONDS."""
         seen = self._store.observed(self._environment, self._model)
-        return seen.drill if seen is not None and self._clock() - seen.heartbeat < HEARTBEAT_SECONDS else None
+        return seen.drill if seen is not None and abs(self._clock() - seen.heartbeat) < HEARTBEAT_SECONDS else None
