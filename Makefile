@@ -12,7 +12,11 @@ export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo demo-bad test up setup lint types contracts tests bench screenshots lock clean-state clean
+# How long `make chaos` goes on, and what it breaks when: the same seed does the same again.
+CHAOS_MINUTES ?= 60
+CHAOS_SEED ?=
+
+.PHONY: chaos help demo demo-bad test up setup lint types contracts tests bench screenshots lock clean-state clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +24,7 @@ help:
 	@echo 'make demo-bad      the same chain with a subtly worse model: succeeds when its canary turns it back'
 	@echo 'make test          set up, then lint, types, import contracts and tests'
 	@echo 'make up            everything a person looks at, on loopback, until Ctrl-C'
+	@echo 'make chaos         break releases for an hour (CHAOS_MINUTES=60 CHAOS_SEED=n); docs/reliability.md'
 	@echo 'make bench         measure; results go to benchmarks/results/'
 	@echo 'make clean-state   forget everything this machine remembers (./.firstlight)'
 	@echo 'make lock          resolve requirements.lock anew (needs uv)'
@@ -57,6 +62,9 @@ contracts: setup
 # One OpenMP thread a process: two beside other busy processes spin and are slower than one.
 tests: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+chaos: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 bench: setup
 	@$(BIN)/python -m benchmarks

@@ -103,7 +103,7 @@ class Campaign:
         missed += [f"{fault} in {place}" for place, faults in pending.items() for fault in faults]
         ended = Ended(version=version, kind=kind.name, place=place, missed=tuple(missed))
         self.ended.append(ended)
-        _LOG.info("release ended", extra={"ended": str(ended)})
+        _LOG.info("release ended: %s", ended)
         return ended
 
     def check(self) -> tuple[list[str], Excused]:

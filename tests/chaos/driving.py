@@ -1,7 +1,7 @@
 """The process that drives one release: ``rollout.driver`` as it is, between a real store and a real gateway, without Prefect.
 
 Two doors for the test. In phases that the file ``hold`` names, what was measured is kept from the driver, so that it stays there while something is
-broken; in ``promoting``, the move of the champion waits just before it is made. And everything can be killed anyway.
+broken; in ``promoting`` and ``watching``, which no measurement prolongs, it waits: just before the champion is moved, and before it looks.
 """
 
 import logging
@@ -68,6 +68,8 @@ class GatewayWorld:
 
     def stir(self, status: RolloutStatus) -> None:
         self._place = place_of(status)
+        while status.phase is Phase.WATCHING and self._place in self._held:  # it ends by the clock, whatever was measured
+            time.sleep(0.02)
 
     def answered(self) -> Mapping[str, Answered]:
         return {}
