@@ -1,5 +1,6 @@
 """A made-up release with realistic evidence, people with keys, and the facts of a sign-off."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -209,10 +210,17 @@ def statement_of(subject: Subject, humans: dict[str, Human]) -> Callable[..., St
     return make
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, humans: dict[str, Human]) -> Path:
+    """A finished, signed release folder; do not change it."""
+    return make_release(tmp_path_factory.mktemp("finished") / "releases" / "desi-vae-ab12", humans)
+
+
 @pytest.fixture
-def release(tmp_path: Path, humans: dict[str, Human]) -> Path:
-    """A finished, signed release folder."""
-    return make_release(tmp_path / "releases" / "desi-vae-ab12", humans)
+def release(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished release for a test to break."""
+    shutil.copytree(finished.parent, tmp_path / "releases")
+    return tmp_path / "releases" / finished.name
 
 
 def make_release(folder: Path, humans: dict[str, Human], **changes: dict[str, Any]) -> Path:

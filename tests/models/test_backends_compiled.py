@@ -127,7 +127,7 @@ QUICK = BenchmarkPolicy(batches=(1, 8), rounds=3, spectra_per_round=8, calls_at_
 
 def test_the_choice_measures_what_is_there_and_says_why_not_the_others(papers: HandOff, made: dict[str, Compiled], folder: Path) -> None:
     told: list[float] = []
-    rules = QUICK.model_copy(update={"backends": (EAGER, "eager-bf16", "cuda", *made), "device": "cpu"})
+    rules = QUICK.model_copy(update={"backends": (EAGER, "cuda", *made), "device": "cpu"})
     report = choose_backend(papers.folder, rules, compiled=folder, progress=told.append)
     document = report.to_dict()
     rows = {row["backend"]: row for row in document["backends"]}
