@@ -182,12 +182,16 @@ class Fleet:
                 self._leave(child)
         self._reap()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether a server has not been ready yet."""
+        return any(seat.child is not None and seat.child.state is ServerState.STARTING for seat in self._seats.values())
+
     def keep_spare(self) -> None:
         """Have a process on standby, unless a server is starting: that one needs the processor more."""
         if self._spare is not None and not self._spare.is_alive:
             self._spare = None
-        starting = any(seat.child and seat.child.state is ServerState.STARTING for seat in self._seats.values())
-        if self.standby and self._spare is None and self._seats and not starting:
+        if self.standby and self._spare is None and self._seats and not self.is_starting:
             self._spare = Standby(log=self.folder / "standby.log")
 
     def begin_close(self) -> None:

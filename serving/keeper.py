@@ -24,7 +24,6 @@ from serving.errors import SettingsError
 from serving.fleet import Fleet
 from serving.leases import Clock, Lease
 from serving.options import Options
-from serving.planning import ServerState
 from serving.routes import Routes
 from serving.steering import routes_for, traffic_of
 
@@ -109,8 +108,9 @@ class Keeper:
         problems += self._fleet.keep(wanted, find=self._find)
         problems += self._fresh.keep(compared, find=self._find)
         problems += [problem for fleet in (self._fleet, self._fresh) for problem in fleet.problems() if problem not in problems]
-        self._fleet.keep_spare()
-        self._rehearse(settled=self._settled(wanted, compared))
+        if not self._fresh.is_starting and not self._drills.fleet.is_starting:
+            self._fleet.keep_spare()
+        self._rehearse(settled=self._settled(answering, compared))
         true_now = self._steer(gateway, target, problems) if gateway is not None else None
         if true_now is not None:
             self._tidy(wanted, compared, true_now)
@@ -174,12 +174,9 @@ class Keeper:
             self._way_back = (generation, found.version if found else None)
         return self._way_back[1]
 
-    def _settled(self, wanted: tuple[str, ...], compared: tuple[str, ...]) -> bool:
+    def _settled(self, answering: tuple[str, ...], compared: tuple[str, ...]) -> bool:
         """Return whether everything that should answer does: a drill waits for that."""
-        main, fresh = self._fleet.states(), self._fresh.states()
-        return bool(wanted) and all(
-            states.get(version) is ServerState.READY for states, versions in ((main, wanted), (fresh, compared)) for version in versions
-        )
+        return bool(answering) and self._fleet.urls().keys() >= set(answering) and self._fresh.urls().keys() >= set(compared)
 
     def _rehearse(self, *, settled: bool) -> None:
         asked = self._desired.drill if self._desired else None

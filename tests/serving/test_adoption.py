@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -146,6 +147,40 @@ def test_a_listening_socket_changes_hands_with_everybody_who_waits_at_it(tmp_pat
 
 def test_a_folder_that_takes_no_sockets_is_no_reason_not_to_serve(tmp_path):
     assert handover.offer(tmp_path / "nowhere") is None
+
+
+def test_a_supervisor_that_cannot_start_leaves_what_it_found_running_and_one_that_stops_leaves_nothing(tmp_path, somebody):
+    # Given a process that an earlier supervisor has left, and a port that somebody else has
+    folder, url = tmp_path / "serving" / "testing" / "tiny", f"sqlite:///{tmp_path / 'state.db'}"
+    left = record(being(somebody.pid), version="1", ready=True)
+    adoption.write(folder, Census(supervisor=GONE, children=(left,)))
+    settings = Settings(environment="testing", models=("tiny",), state=tmp_path, store_url=url, standby=False)
+    with contextlib.closing(process.bind()) as taken, pytest.raises(SettingsError, match="must be free"):
+        Supervisor(dataclasses.replace(settings, port=process.port_of(taken)))
+    # Then it lives, and stands in the list for the next one
+    assert somebody.poll() is None
+    assert adoption.read(folder).children == (left,)
+    with Supervisor(settings):
+        assert somebody.poll() is None
+        # which knows by now that nobody answers there, and what it took over
+        assert [(child.being, child.ready) for child in adoption.read(folder).children] == [(left.being, True)]
+    assert somebody.wait(20) == -signal.SIGTERM
+    assert not (folder / adoption.CHILDREN_FILE).exists()
+
+
+def test_what_was_taken_over_goes_on_while_the_store_cannot_be_read(tmp_path, somebody, until):
+    folder, database = tmp_path / "serving" / "testing" / "tiny", tmp_path / "state.db"
+    adoption.write(folder, Census(supervisor=GONE, children=(record(being(somebody.pid), version="1", ready=True),)))
+    with Supervisor(
+        Settings(environment="testing", models=("tiny",), state=tmp_path, store_url=f"sqlite:///{database}", standby=False)
+    ) as taking:
+        with contextlib.closing(sqlite3.connect(database)) as broken:
+            broken.execute("DROP TABLE desired_state")
+        until(lambda: taking.tick() or any(child.role == "gateway" and child.ready for child in adoption.read(folder).children), 60)
+        for _ in range(3):
+            taking.tick()
+        assert somebody.poll() is None
+        assert [child.version for child in adoption.read(folder).children if child.role == "model"] == ["1"]
 
 
 def test_a_supervisor_that_finds_a_broken_list_and_a_strangers_number_starts_fresh_and_says_so(tmp_path, somebody, until):
