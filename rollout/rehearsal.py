@@ -37,6 +37,11 @@ def is_over(report: Mapping[str, Any] | None, *, asked: str) -> bool:
     return report is not None and report.get("asked") == asked and report.get("state") in (DONE, FAILED)
 
 
+def interrupted(why: str) -> Rehearsed:
+    """Return a rehearsal that something else ended: nothing was shown either way."""
+    return Rehearsed(verdict=Verdict.CANNOT_TELL, reason=f"a rehearsal must come to its end, this one did not: {why}")
+
+
 def judge(
     report: Mapping[str, Any] | None, *, asked: str, limit_seconds: float, noticed_seconds: float | None, waited_seconds: float
 ) -> Rehearsed:

@@ -212,12 +212,18 @@ def carry_out(
 ) -> Rehearsed:
     """Order a rehearsal, keep asking while it can be asked, and return how it ended. ``ask`` sends a few requests that can be copied."""
     asked, began = drills.order(version), time.monotonic()
-    noticed, report = None, None
+    noticed, report, heard = None, None, began
     while True:
         seen = drills.report()
         waited = time.monotonic() - began
-        if seen is not None and seen.get("asked") == asked:
-            report, noticed = seen, waited if noticed is None else noticed
+        if seen is not None:
+            heard = time.monotonic()
+            if seen.get("asked") == asked:
+                report, noticed = seen, waited if noticed is None else noticed
+            elif noticed is not None:
+                return rehearsal.interrupted(f"another one was ordered meanwhile, {seen.get('asked')}: wait for it, then ask again")
+        if noticed is not None and time.monotonic() - heard > patience.notice:
+            return rehearsal.interrupted("the supervisor stopped reporting: look at `firstlight status`")
         overdue = waited > (patience.notice if noticed is None else limit_seconds + patience.beyond_limit)
         if overdue or rehearsal.is_over(report, asked=asked):
             return rehearsal.judge(report, asked=asked, limit_seconds=limit_seconds, noticed_seconds=noticed, waited_seconds=waited)

@@ -42,8 +42,8 @@ class InMemoryBackend:
 class InMemoryDrills:
     """Rehearsals without processes: every order is followed by the reports it was given, one at a look; the last one stays."""
 
-    def __init__(self, *reports: Mapping[str, Any]) -> None:
-        """``reports``: fields of ``Observed.drill`` but for ``asked`` and ``version``; none at all is a place where nobody reports."""
+    def __init__(self, *reports: Mapping[str, Any] | None) -> None:
+        """``reports``: fields of ``Observed.drill``; ``asked`` and ``version`` are those of the order where they are left out. None: nobody reports."""
         self.orders: list[str] = []
         """The names under which rehearsals were ordered, oldest first."""
         self._reports = reports
@@ -61,4 +61,6 @@ class InMemoryDrills:
             return None
         found = self._reports[min(self._looks, len(self._reports) - 1)]
         self._looks += 1
+        if found is None:
+            return None
         return {"asked": self.orders[-1], "version": self.orders[-1].rpartition("#")[0], "answered": 0, "failed": 0, **found}

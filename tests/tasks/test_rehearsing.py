@@ -98,6 +98,16 @@ def test_a_rehearsal_that_does_not_end_well_does_not_pass(reports: tuple[dict[st
     assert found.verdict is verdict
 
 
+def test_a_supervisor_that_dies_or_is_given_another_order_meanwhile_shows_nothing_against_the_version() -> None:
+    starts = InMemoryDrills({"state": "starting"}, None)
+    patience = replace(AT_ONCE, beyond_limit=60.0)
+    lost = rehearsing.carry_out(starts, "1", ask=lambda: None, limit_seconds=10, patience=patience)
+    assert (lost.verdict, "stopped reporting" in lost.reason) == (Verdict.CANNOT_TELL, True)
+    other = InMemoryDrills({"state": "starting"}, {"state": "waiting", "asked": "2#9"})
+    replaced = rehearsing.carry_out(other, "1", ask=lambda: None, limit_seconds=10, patience=patience)
+    assert (replaced.verdict, "another one was ordered meanwhile, 2#9" in replaced.reason) == (Verdict.CANNOT_TELL, True)
+
+
 def test_one_changed_byte_fails_before_anything_is_started(records: Store, here: Settings, champion: ServableVersion) -> None:
     model = Path(champion.folder) / "model.pt2"
     data = bytearray(model.read_bytes())
