@@ -15,9 +15,7 @@ import numpy as np
 from firstlight.digest import finite
 from firstlight.verdict import Verdict, worst
 from rollout import findings, judging
-from rollout.errors import BadEvidence
 from rollout.evidence import Evidence, Reference
-from rollout.measurements import Measurement
 from rollout.policy import RolloutPolicy
 
 
@@ -101,14 +99,9 @@ def assess(policy: RolloutPolicy, seen: Evidence | Measurement, *, leniency: flo
     """Judge a canary by everything seen since the rollout began.
 
     ``leniency`` widens the margins that the next step asks for: 100 over its percentage, because that is how much of the canary's harm callers as a
-    whole would see. 1 for the promotion. ``reference`` says what this rollout has; the same at every look.
+    whole would see. 1 for the promotion. ``reference`` says what this rollout has; the same at every look. Left out: live requests alone.
     """
-    if isinstance(seen, Measurement):
-        # one step by itself, without pairs: too little for the margin, so the absolute limit stands in for it
-        policy = policy.model_copy(update={"error_margin": max(policy.error_margin, policy.error_limit)})
-        evidence, reference = _cumulated(seen), Reference(control=seen.stable is not None)
-    else:
-        evidence, reference = seen, reference or Reference(control=seen.control is not None)
+    reference = reference or Reference(control=evidence.control is not None)
     asked = judging.questions(policy, evidence, reference, leniency=leniency)
     checks = [_check(one, policy, evidence) for one in asked]
     if reference.agreement:
@@ -164,13 +157,6 @@ def _budget(policy: RolloutPolicy, reference: Reference) -> dict[str, Any]:
     split = judging.levels(policy, reference)
     each = {measure.value: level for measure, level in split.healthy_turned_back.items()}
     return {"worse_promoted": split.worse_promoted, "healthy_turned_back": policy.budget.healthy_turned_back, "shares": each}
-
-
-def _cumulated(measured: Measurement) -> Evidence:
-    try:
-        return measured.to_evidence()
-    except BadEvidence:
-        return Evidence()  # counts that contradict each other are no evidence
 
 
 def _missing(check: Check) -> float:
