@@ -95,7 +95,7 @@ class Assessment:
         return {**form, "budget": self.budget} if self.budget else form
 
 
-def assess(policy: RolloutPolicy, seen: Evidence | Measurement, *, leniency: float = 1.0, reference: Reference | None = None) -> Assessment:
+def assess(policy: RolloutPolicy, evidence: Evidence, *, leniency: float = 1.0, reference: Reference | None = None) -> Assessment:
     """Judge a canary by everything seen since the rollout began.
 
     ``leniency`` widens the margins that the next step asks for: 100 over its percentage, because that is how much of the canary's harm callers as a
