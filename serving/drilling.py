@@ -94,9 +94,9 @@ class Length:
     copies: int
 
 
-def begin(asked: str) -> Report:
-    """Return the report of a drill that was asked for and has not begun."""
-    return Report(asked=asked, version=asked.rpartition("#")[0] or asked)
+def begin(asked: str, *, now: float) -> Report:
+    """Return the report of a drill that was asked for and has not begun; ``now`` in unix seconds."""
+    return Report(asked=asked, version=asked.rpartition("#")[0] or asked, at=now)
 
 
 def advance(report: Report, seen: Seen, *, now: float, length: Length) -> Report:
@@ -136,7 +136,7 @@ class Drills:
             if self.report is not None and not self.report.state.is_final:
                 self.report = None
             return
-        before = self.report if self.report is not None and self.report.asked == asked else begin(asked)
+        before = self.report if self.report is not None and self.report.asked == asked else begin(asked, now=now)
         self.report = advance(before, self._seen(before, settled=settled), now=now, length=self._length)
         if self.report.state is not before.state:
             self._stage_since = time.monotonic()

@@ -65,6 +65,8 @@ class Keeper:
         self._gateway: Control | None = None
         self._told_until: float | None = None
         self._routes, self._in_flight = Routes(), dict[str, int]()
+        # Looked at once in a round: routes and report speak of the same moment.
+        self._urls, self._fresh_urls = dict[str, tuple[str, ...]](), dict[str, tuple[str, ...]]()
         self._observed: Observed | None = None
 
     def adopt(self, census: Census, *, same_boot: bool) -> None:
@@ -99,6 +101,7 @@ class Keeper:
             self._gateway, self._told_until = gateway, None
         target = self._read_target(problems)
         if target is None:  # nothing is known yet: what was taken over goes on as it is
+            self._urls, self._fresh_urls = self._fleet.urls(), self._fresh.urls()
             self._report(None, gateway_url, problems)
             return
         states = self._fleet.states()
@@ -111,6 +114,7 @@ class Keeper:
         if not self._fresh.is_starting and not self._drills.fleet.is_starting:
             self._fleet.keep_spare()
         self._rehearse(settled=self._settled(answering, compared))
+        self._urls, self._fresh_urls = self._fleet.urls(), self._fresh.urls()
         true_now = self._steer(gateway, target, problems) if gateway is not None else None
         if true_now is not None:
             self._tidy(wanted, compared, true_now)
@@ -205,7 +209,7 @@ class Keeper:
             self._drills.count(gateway.evidence())
 
     def _wanted(self, target: Traffic) -> Routes:
-        urls, fresh = self._fleet.urls(), self._fresh.urls()
+        urls, fresh = self._urls, self._fresh_urls
         traffic = planning.route(target, ready=urls.keys(), fresh=fresh.keys(), present=traffic_of(self._routes))
         return routes_for(
             traffic,
@@ -243,11 +247,11 @@ class Keeper:
             model=self.charge.model,
             generation=self._desired.generation if self._desired else 0,
             traffic=traffic,
-            ready=() if last else tuple(sorted(self._fleet.urls())),
+            ready=() if last else tuple(sorted(self._urls)),
             gateway_url=gateway_url,
             heartbeat=self.charge.clock.wall(),
             problems=tuple(problems),
-            baseline_ready=not last and stable in self._fresh.urls(),
+            baseline_ready=not last and stable in self._fresh_urls,
             drill=None if drill is None else drill.to_dict(),
         )
         if not last and not _news(seen, self._observed):
