@@ -170,10 +170,15 @@ def test_a_supervisor_that_cannot_start_leaves_what_it_found_running_and_one_tha
 
 def test_what_was_taken_over_goes_on_while_the_store_cannot_be_read(tmp_path, somebody, until):
     folder, database = tmp_path / "serving" / "testing" / "tiny", tmp_path / "state.db"
-    adoption.write(folder, Census(supervisor=GONE, children=(record(being(somebody.pid), version="1", ready=True),)))
+    port = process.port_of(free := process.bind())
+    free.close()
+    gateway = dataclasses.replace(record(GONE), role="gateway", port=port, control_port=1)
+    adoption.write(folder, Census(supervisor=GONE, children=(gateway, record(being(somebody.pid), version="1", ready=True))))
     with Supervisor(
         Settings(environment="testing", models=("tiny",), state=tmp_path, store_url=f"sqlite:///{database}", standby=False)
     ) as taking:
+        # The gateway was killed too: callers find the next one where it was
+        assert taking.url == f"http://127.0.0.1:{port}"
         with contextlib.closing(sqlite3.connect(database)) as broken:
             broken.execute("DROP TABLE desired_state")
         until(lambda: taking.tick() or any(child.role == "gateway" and child.ready for child in adoption.read(folder).children), 60)
