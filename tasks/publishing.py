@@ -223,18 +223,14 @@ def _pictures(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> di
 
 def _rollout(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> bytes:
     """Draw the rollout from what the store keeps of it: every look, every order, and how it ended."""
-    canary = evidence["canary"]
-    status = canary.get("rollout", {})
+    canary, promotion = evidence["canary"], evidence.get("promotion", {})
+    last = promotion if promotion.get("watched") else canary
+    phase = promotion.get("watched") or canary.get("rollout", {}).get("phase", "")
     with doors.store(settings_module.current()) as records:
         points = records.points(release.id)
-    is_champion = evidence.get("promotion", {}).get("verdict") == Verdict.PASS.value
     return rollout_picture(
         points or canary.get("timeline", []),
-        ending=Ending(
-            verdict=str(canary["verdict"]),
-            phase="succeeded" if is_champion else str(status.get("phase", "")),
-            sentence="; ".join(canary.get("reasons", [])) or str(canary["summary"]),
-        ),
+        ending=Ending(verdict=str(last["verdict"]), phase=str(phase), sentence="; ".join(last.get("reasons", [])) or str(last["summary"])),
         budget=canary.get("budget"),
     )
 

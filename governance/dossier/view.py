@@ -13,7 +13,7 @@ _TITLES = {
     "rehearsal": "Rehearsed way back",
     "previous_drift": "Drift of the version before",
 }
-_DRAWN = {"canary": ("timeline", "evidence", "rollout", "budget")}
+_DRAWN = {"canary": ("timeline", "evidence", "rollout", "budget"), "promotion": ("timeline",)}
 """Parts of a document that a picture shows and nobody reads as figures; they are in the evidence file."""
 _ROWS, _COLUMNS, _CELL = 60, 11, 160
 
