@@ -48,7 +48,7 @@ class Callers:
     url: str
     model: str
     count: int = 3
-    pause: float = 0.06
+    pause: float = 0.1
     asked: list[Asked] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     _over: threading.Event = field(default_factory=threading.Event)

@@ -150,7 +150,7 @@ def drive(words: dict[str, str]) -> int:
             world=GatewayWorld(Path(words["state"]), held),
             champion=Move(store=store, release_id=words["release"], spec=spec, digest=version.model_digest, held=held),
             clock=clock,
-            pace=Pace(poll=0.1, look=0.15, save=1.0, patience=60.0),
+            pace=Pace(poll=0.2, look=0.5, save=2.0, patience=60.0),
             tell=lambda status, said: _LOG.info("rollout", extra={"place": place_of(status), "said": said}),
         )
         ended = driver.run()
