@@ -153,15 +153,14 @@ def test_threads_of_one_process_bring_up_stores_at_once(tmp_path: Path) -> None:
 
 def test_a_migration_killed_at_any_statement_has_changed_nothing(store_url: str) -> None:
     make_old(store_url, 1)
-    for number in range(1, 200):
+    for number in range(1, 200, 4):
         process = FORK.Process(target=_killed_at, args=(store_url, number))
         process.start()
         process.join(30)
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
-        if number % 5 == 0:
-            assert_schema(store_url, 1)
+        assert_schema(store_url, 1)
     assert number > 20, "the kills must have hit the migration"
     assert_schema(store_url, SCHEMA_VERSION)
     check_old_data(store_url)
