@@ -69,6 +69,8 @@ def judge(
         return Rehearsed(verdict=verdict, reason=why, noticed_seconds=noticed_seconds)
     whole = round(start + (noticed_seconds or 0.0), 2)
     verdict, reason = _of_a_start(whole, answered, failed, limit_seconds=limit_seconds, is_over=state == DONE)
+    if verdict is Verdict.PASS and noticed_seconds is not None:
+        reason = f"{reason} from cold, or {noticed_seconds:.1f} s where its server is kept warm"
     return Rehearsed(verdict=verdict, reason=reason, seconds=whole, noticed_seconds=noticed_seconds, answered=answered, failed=failed)
 
 
