@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import psutil
@@ -15,7 +16,7 @@ import tritonclient.http as triton
 from firstlight.digest import sha256_file
 from rollout.spec import ServableVersion, Traffic
 from rollout.store import Store
-from serving import control
+from serving import adoption, control
 from serving.client import InferenceClient
 from tests.serving.test_supervised import Stream
 
@@ -40,7 +41,11 @@ class Pair:
         words = ["--environment", ENVIRONMENT, "--state", str(state), "--store", url, "--options", options, "--no-standby"]
         words += ["--ready-seconds", "200"]
         words += [word for model in MODELS for word in ("--model", model)]
-        self.process = subprocess.Popen([sys.executable, "-m", "serving", "supervise", *words], stdout=subprocess.PIPE)
+        self.command = [sys.executable, "-m", "serving", "supervise", *words]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE)
         self.url = json.loads(self.process.stdout.readline())["gateway_url"]
 
     def routes(self, model):
@@ -84,7 +89,7 @@ def test_both_models_answer_at_one_address_and_are_reported_and_measured_apart(p
         seen = pair.store.observed(ENVIRONMENT, model)
         assert (seen.traffic, seen.ready, seen.problems, seen.gateway_url) == (Traffic(stable="1"), ("1",), (), pair.url)
         with control.find(pair.state, environment=ENVIRONMENT, model=model) as gateway:
-            assert gateway.measurements()["versions"]["1"]["requests"] == 1
+            assert [track["requests"] for track in gateway.evidence()["tracks"]] == [1]
 
 
 def test_a_model_server_killed_under_load_costs_no_request_when_there_is_another(pair, until):
@@ -116,3 +121,26 @@ def test_somebody_elses_client_works_through_the_gateway(pair):
     with pytest.raises(triton.InferenceServerException, match="there is no model 'nobody' here"):
         client.infer("nobody", [asked])
     client.close()
+
+
+def test_the_next_supervisor_takes_over_both_models_with_every_replica(pair, until):
+    def running():
+        lists = [adoption.read(control.folder(pair.state, environment=ENVIRONMENT, model=model)) for model in MODELS]
+        return {census.supervisor.pid for census in lists}, sorted(
+            (child.role, child.number, child.being.pid) for census in lists for child in census.children
+        )
+
+    until(lambda: all(len(pair.replicas(model)) == 2 for model in MODELS), 90, 0.2)
+    addresses, before, url = [pair.replicas(model) for model in MODELS], running()[1], pair.url
+    assert [role for role, *_ in before] == ["gateway", *["model"] * 4]
+    with Stream(pair.url) as stream:
+        pair.process.kill()
+        pair.process.wait(20)
+        pair.process.stdout.close()
+        pair.start()
+        until(lambda: all(pair.store.observed(ENVIRONMENT, model).heartbeat > time.time() - 1 for model in MODELS))
+        count = len(stream.versions)
+        until(lambda: len(stream.versions) > count + 20)
+    assert stream.failures == []
+    assert running() == ({pair.process.pid}, before)
+    assert ([pair.replicas(model) for model in MODELS], pair.url) == (addresses, url)
