@@ -120,7 +120,7 @@ def _nursery(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from serving import comparing
 
-    os.nice(19)  # whoever waits for an answer comes first
+    os.nice(10)  # whoever waits for an answer comes first; much lower, and it would never get on while all are busy
     comparing.run(options.descriptor, options.memory)
     return 0
 

@@ -1,4 +1,4 @@
-"""Compares pairs of answers in a process of its own, at the lowest priority: decoding costs more than passing on, and no caller shall wait for it.
+"""Compares pairs of answers in a process of its own, at a low priority: decoding costs more than passing on, and no caller shall wait for it.
 
 The gateway starts the process with the first pair. It collects pairs for a moment, lays their bytes into memory that both share, and says so over a
 local socket; the process lays its answer there instead, and says so. It ends when the gateway does, and after :data:`IDLE_SECONDS` without work.
@@ -155,21 +155,28 @@ class Comparer:
                 self._budget.give(sum(job.size for job in batch))
 
     async def _compare(self, batch: Sequence[Job]) -> None:
-        if self._process is not None and self._process.is_over:
-            self._end()
-        if self._process is None:
-            if time.monotonic() < self._not_before:
-                for job in batch:
-                    self.lose(job.model, job.shadow_version)
-                return
-            self._process = await _Process.start()
-        async with asyncio.timeout(_LONGEST_SECONDS):
-            answers = await self._process.ask(batch)
-        for job, answer in zip(batch, answers, strict=True):
+        if time.monotonic() < self._not_before:
+            for job in batch:
+                self.lose(job.model, job.shadow_version)
+            return
+        for job, answer in zip(batch, await self._answers(batch), strict=True):
             rows = answer.split(b"\n")
             for letter, count in Counter(row[:1] for row in rows).items():
                 self._metrics.pairs(job.model, job.shadow_version, _BY_LETTER[letter], count)
             self.log(job.model).add([row[1:] for row in rows], head=_head(job))
+
+    async def _answers(self, batch: Sequence[Job]) -> list[bytes]:
+        """Ask the process; a process that turns out to have ended is replaced once: it may have been idle, or been killed."""
+        if self._process is not None and not self._process.is_over:
+            with contextlib.suppress(ValueError, ConnectionError):
+                return await self._ask(self._process, batch)
+        self._end()
+        self._process = await _Process.start()
+        return await self._ask(self._process, batch)
+
+    async def _ask(self, process: "_Process", batch: Sequence[Job]) -> list[bytes]:
+        async with asyncio.timeout(_LONGEST_SECONDS):
+            return await process.ask(batch)
 
     def _end(self) -> None:
         if self._process is not None:

@@ -1,4 +1,4 @@
-"""The caller's side of the gateway's control socket: set routes, read them back, read measurements.
+"""The caller's side of the gateway's control socket: set routes, read them back, read what was counted.
 
 The supervisor leaves the address and the token in its folder, readable by its own user only; :func:`find` picks them up.
 """
@@ -43,10 +43,6 @@ class Control:
         body = self._ask("GET", "/routes")
         in_flight = body.pop("in_flight")
         return Routes.model_validate(body), in_flight
-
-    def measurements(self, *, since: float = 0.0) -> dict[str, Any]:
-        """Return {"started", "versions": {version: {requests, errors, refused, seconds}}} since a unix time."""
-        return self._ask("GET", "/measurements", params={"since": repr(since)})
 
     def evidence(self) -> dict[str, Any]:
         """Return {"epoch", "generation", "tracks": [{"track", "version", "requests", "errors", "refused", "latency": {bucket: count}}]}.

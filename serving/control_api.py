@@ -1,4 +1,4 @@
-"""What the control socket is asked besides inferences: set the routes, read them back, read what was measured. See ``control`` for its caller."""
+"""What the control socket is asked besides inferences: set the routes, read them back, read what was counted. See ``control`` for its caller."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ _DIGITS = 18
 
 
 class ControlApi:
-    """Routes and measurements of the models of one gateway. Who may ask has been decided before."""
+    """Routes, sums and pairs of the models of one gateway. Who may ask has been decided before."""
 
     def __init__(self, served: Mapping[str, Served], *, metrics: GatewayMetrics, shadows: Shadows) -> None:
         """``served`` by name."""
@@ -37,7 +37,7 @@ class ControlApi:
         return named
 
     async def answer(self, incoming: Incoming) -> tuple[int, bytes]:
-        """Return status and JSON body for GET or PUT /routes, GET /measurements, /evidence and /pairs. Raises ProtocolError."""
+        """Return status and JSON body for GET or PUT /routes, GET /evidence and /pairs. Raises ProtocolError."""
         named = self.model_of(incoming, default=True)
         served = self._served.get(named or "")
         if served is None:
@@ -48,20 +48,11 @@ class ControlApi:
             raise Refused("routes are read by GET and set by PUT", status=405, headers={"allow": "GET, PUT"}, reason="method")
         if incoming.path == "/pairs":
             return 200, self._pairs(served, incoming)
-        documents = {"/routes": self._routes, "/evidence": self._evidence}
-        document = documents[incoming.path](served) if incoming.path in documents else self._measurements(served, incoming)
+        document = self._routes(served) if incoming.path == "/routes" else self._evidence(served)
         return 200, json.dumps(document).encode()
 
     def _routes(self, served: Served) -> Mapping[str, object]:
         return {**served.routes.model_dump(mode="json"), "in_flight": served.measurements.in_flight()}
-
-    def _measurements(self, served: Served, incoming: Incoming) -> Mapping[str, object]:
-        since = _parameters(incoming).get("since", "0")
-        try:
-            moment = float(since)
-        except ValueError:
-            raise ProtocolError(f"'since' must be unix seconds, got {since[:40]!r}") from None
-        return {**served.measurements.since(moment), "shadow": self._shadows.of(served.model)}
 
     def _evidence(self, served: Served) -> Mapping[str, object]:
         return {"epoch": self.epoch, "generation": served.routes.generation, "tracks": served.measurements.totals()}

@@ -18,7 +18,6 @@ from serving.flow import Budget
 from serving.gateway_metrics import GatewayMetrics
 from serving.http import VERSION
 from serving.incoming import HIGH, Incoming, too_long
-from serving.measurements import Attempt
 from serving.replicas import Replica
 from serving.routes import Target
 from serving.served import Served
@@ -365,8 +364,7 @@ class Forwarding:
             _LOG.warning(
                 "attempt failed", extra={"model": served.model, "version": version, "replica": tried.replica.url, "why": tried.why}
             )
-        attempt = Attempt(time.time(), tried.seconds, failed=tried.failed, answered=status != 0, refused=400 <= status < 500)
-        served.measurements.end(version, attempt, track=tried.track)
+        served.measurements.end(version, track=tried.track, status=status, seconds=tried.seconds)
         self._metrics.attempt(served.model, version, tried.track, status=status, seconds=tried.seconds)
         out = served.replicas.note(tried.replica, tried.target.urls, failed=tried.failed and status not in _BUSY, now=time.monotonic())
         if out:

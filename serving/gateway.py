@@ -1,7 +1,7 @@
 """The one address callers know. It splits requests by weight and hides the loss of a replica or a version from them.
 
 Two sockets, one process: the public one speaks the Open Inference Protocol V2 to whoever may ask, the control one (loopback, bearer token) takes
-routes, gives measurements, and lets our own processes infer without an API key. What happens to an inference on its way is in ``forwarding``;
+routes, tells what was counted, and lets our own processes infer without an API key. What happens to an inference on its way is in ``forwarding``;
 here is who may ask, what is answered without asking a model, and what is counted.
 """
 
@@ -140,7 +140,7 @@ class Gateway:
         elif incoming.path == "/pairs" and trusted:
             status, body = await self.control.answer(incoming)
             _send(visit, status, dict(_JSON), body)
-        elif incoming.path in ("/routes", "/measurements", "/evidence") and (trusted or self._access is not None):
+        elif incoming.path in ("/routes", "/evidence") and (trusted or self._access is not None):
             action = Action.ROUTES_WRITE if incoming.method == "PUT" else Action.ROUTES_READ
             self._admit(visit, action, self.control.model_of(incoming, default=trusted), trusted=trusted)
             status, body = await self.control.answer(incoming)
@@ -369,7 +369,6 @@ def _copy(visit: _Visit, purpose: Purpose, target: Target, way: Forwarding, trie
             request_id=visit.identifier,
             track=tried.track,
             version=tried.target.version,
-            seconds=tried.seconds,
             answer=answer_of(tried.status, tried.headers, tried.pieces if is_whole else ()),
             is_whole=is_whole,
         ),

@@ -23,7 +23,7 @@ class Served:
     model: str
     routes: Routes = field(default_factory=Routes)
     chooser: Chooser = field(default_factory=Chooser)
-    measurements: Measurements = field(default_factory=lambda: Measurements(time.time()))
+    measurements: Measurements = field(default_factory=Measurements)
     replicas: Replicas = field(default_factory=Replicas)
     was_told: bool = False
     """Whether somebody has said where its requests go, be it nowhere."""

@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from serving.comparing import Comparer, Job
 from serving.errors import UnreachableError
@@ -35,7 +33,6 @@ SENDERS = 2
 _PART = 8
 """Copies and their answers hold at most one part in eight of the memory for bodies."""
 _SECONDS = 30.0
-_SECONDS_KEPT = 1000
 
 
 class Purpose(StrEnum):
@@ -54,7 +51,6 @@ class Live:
     request_id: str
     track: str
     version: str
-    seconds: float
     answer: Answer
     is_whole: bool
     """Whether all of the answer is here."""
@@ -80,35 +76,6 @@ class Copy:
         return self.size + self.live.answer.size
 
 
-@dataclass(slots=True)
-class Comparison:
-    """What was seen of one shadow version so far."""
-
-    sent: int = 0
-    dropped: int = 0
-    failed: int = 0
-    """No answer, or one of 500 and above."""
-    same_status: int = 0
-    """Answers with the status code that the caller got."""
-    statuses: Counter[int] = field(default_factory=Counter)
-    live_statuses: Counter[int] = field(default_factory=Counter)
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SECONDS_KEPT))
-    live_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SECONDS_KEPT))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "sent": self.sent,
-            "dropped": self.dropped,
-            "failed": self.failed,
-            "same_status": self.same_status,
-            "statuses": {str(status): count for status, count in self.statuses.items()},
-            "live_statuses": {str(status): count for status, count in self.live_statuses.items()},
-            "seconds": [round(value, 6) for value in self.seconds],
-            "live_seconds": [round(value, 6) for value in self.live_seconds],
-        }
-
-
 class Shadows:
     """The copies of one gateway."""
 
@@ -121,7 +88,6 @@ class Shadows:
         self._budget = Budget(budget.limit // _PART, whole=budget)
         self.comparer = Comparer(budget=self._budget, metrics=metrics)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue(queued)
-        self._seen: dict[tuple[str, str], Comparison] = {}
         self._credit = dict.fromkeys(Purpose, 50)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -155,16 +121,8 @@ class Shadows:
         if copy is not None and not self._queue.full() and self._budget.take(copy.held):
             self._queue.put_nowait(copy)
         elif purpose is Purpose.SHADOW:
-            self._comparison(model, target.version).dropped += 1
             self._metrics.shadow(model, target.version, "dropped")
             self.comparer.lose(model, target.version)
-
-    def of(self, model: str) -> dict[str, Any]:
-        """Return {version: counts} of the shadows of ``model``."""
-        return {version: seen.to_dict() for (name, version), seen in self._seen.items() if name == model}
-
-    def _comparison(self, model: str, version: str) -> Comparison:
-        return self._seen.setdefault((model, version), Comparison())
 
     async def _send_all(self) -> None:
         while True:
@@ -213,21 +171,10 @@ class Shadows:
         return answer, is_whole
 
     def _note(self, copy: Copy, status: int, *, seconds: float) -> None:
-        version, failed = copy.target.version, status == 0 or status >= 500
-        tally = self._served[copy.model].measurements.tally(copy.purpose, version)
-        tally.add(seconds, failed, status != 0, 400 <= status < 500)
-        if copy.purpose is not Purpose.SHADOW:
-            return
-        seen = self._comparison(copy.model, version)
-        seen.sent += 1
-        seen.failed += failed
-        seen.same_status += status == copy.live.answer.status
-        seen.statuses[status] += 1
-        seen.live_statuses[copy.live.answer.status] += 1
-        if status:
-            seen.seconds.append(seconds)
-            seen.live_seconds.append(copy.live.seconds)
-        self._metrics.shadow(copy.model, version, "failed" if failed else "sent")
+        version = copy.target.version
+        self._served[copy.model].measurements.tally(copy.purpose, version).add(status, seconds)
+        if copy.purpose is Purpose.SHADOW:
+            self._metrics.shadow(copy.model, version, "failed" if status == 0 or status >= 500 else "sent")
 
     async def _ask(self, copy: Copy, url: str, kept: "_Kept") -> tuple[Answer, bool]:
         """Return the shadow's answer, and whether all of it could be kept; status 0 without one."""

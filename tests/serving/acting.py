@@ -234,5 +234,6 @@ def echo(version: str = "1") -> Actor:
 
 def measured(made: Stage, version: str) -> tuple[int, int, int, int]:
     """Return (requests, errors, refused, answered) of a version as the gateway counted them."""
-    kept = made.control.measurements()["versions"].get(version, {"requests": 0, "errors": 0, "refused": 0, "seconds": []})
-    return kept["requests"], kept["errors"], kept["refused"], len(kept["seconds"])
+    kept = [one for one in made.control.evidence()["tracks"] if one["version"] == version and one["track"] not in ("shadow", "drill")]
+    requests, errors, refused = (sum(one[what] for one in kept) for what in ("requests", "errors", "refused"))
+    return requests, errors, refused, sum(sum(one["latency"].values()) for one in kept)

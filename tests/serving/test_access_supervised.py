@@ -93,7 +93,7 @@ def test_the_release_flows_own_way_in_needs_neither_certificate_nor_access_file(
         assert client.infer(SIGNAL).version == "1"
     # It is counted like live traffic, cannot steer, and stands where only its own user reads it
     with control.find(plane.state, environment=ENVIRONMENT, model=MODEL) as gateway:
-        assert gateway.measurements()["versions"]["1"]["requests"] >= 1
+        assert gateway.evidence()["tracks"][0]["requests"] >= 1
     with pytest.raises(FirstlightError, match="401"), control.Control(url, token=key) as stranger:
         stranger.routes()
     for name in ("reader.key", "control.token", control.ADDRESS_FILE, "access.log"):

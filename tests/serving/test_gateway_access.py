@@ -119,8 +119,9 @@ def test_who_may_not_is_told_so_and_no_version_is_charged_for_it(house):
 
 def measured_of(made, model, version):
     headers = {"authorization": "Bearer token-of-the-test"}
-    document = httpx.get(f"{made.control.url}/measurements?model={model}", headers=headers, trust_env=False).json()
-    return document["versions"][version]
+    document = httpx.get(f"{made.control.url}/evidence?model={model}", headers=headers, trust_env=False).json()
+    (found,) = [track for track in document["tracks"] if track["version"] == version]
+    return found
 
 
 def test_probes_need_no_credential(house):
@@ -154,10 +155,10 @@ def everything_that_can_be_asked(made, headers, *, mine, others):
         "/v2",
         "/metrics",
         "/routes",
-        "/measurements",
+        "/evidence",
         "/routes?model=",
         f"/routes?model={others}",
-        f"/measurements?model={others}",
+        f"/evidence?model={others}",
         "/",
         "/docs",
     ]
@@ -240,9 +241,9 @@ def test_our_own_key_infers_on_the_control_socket_and_changes_nothing(house, log
         assert actor.asked[-1].headers["x-firstlight-client"] == "canary-replay"
         assert say("POST", B, made_key.text, content=b"q") == 404
         assert say("POST", A, None, content=b"q") == 401
-        assert [
-            say(method, path, made_key.text) for method, path in (("GET", "/routes"), ("PUT", "/routes"), ("GET", "/measurements"))
-        ] == [401] * 3
+        assert [say(method, path, made_key.text) for method, path in (("GET", "/routes"), ("PUT", "/routes"), ("GET", "/evidence"))] == [
+            401
+        ] * 3
         assert [say("GET", path, house.keys["root"]) for path in ("/routes?model=alpha", "/metrics")] == [401] * 2
         assert say("GET", "/v2/health/live", None) == 200
         assert [(line["client"], line["proof"]) for line in written(log) if line["status"] == 200] == [("canary-replay", "own key")]

@@ -5,6 +5,7 @@ import time
 
 import httpx
 
+from rollout.evidence import bucket
 from serving.control import Control
 from serving.routes import Routes, Shadow, Target
 from tests.serving.acting import INFER, TOKEN, Actor, Stage, echo, stage, until, whole
@@ -21,8 +22,7 @@ def test_two_models_behind_one_gateway_keep_their_routes_and_counts_apart():
         other.put_routes(Routes(stable=second.target))
         assert made.post(b"ab").content == b"ba"
         assert made.post(path="/v2/models/n/infer").content == b"second"
-        assert set(one.measurements()["versions"]) == {"1"}
-        assert set(other.measurements()["versions"]) == {"5"}
+        assert [{track["version"] for track in model.evidence()["tracks"]} for model in (one, other)] == [{"1"}, {"5"}]
         assert other.routes()[0].stable == second.target
 
 
@@ -68,11 +68,10 @@ def test_a_shadow_gets_its_share_of_copies_and_its_troubles_reach_no_caller():
     with stage(stable, shadow) as made, httpx.Client(base_url=made.url, trust_env=False) as client:
         made.route(stable, shadow=Shadow(target=shadow.target, percent=25))
         assert {client.post(INFER, content=b"ab").content for _ in range(40)} == {b"ba"}
-        until(lambda: made.control.measurements()["shadow"].get("2", {}).get("sent") == 10)
-        seen = made.control.measurements()["shadow"]["2"]
-        assert (seen["failed"], seen["same_status"], seen["statuses"], seen["live_statuses"]) == (10, 0, {"500": 10}, {"200": 10})
-        assert len(seen["seconds"]) == len(seen["live_seconds"]) == 10
-        assert "2" not in made.control.measurements()["versions"]
+        until(lambda: len(made.control.pairs()["pairs"]) == 10, 60)
+        assert {(pair["live"]["status"], pair["shadow"]["status"]) for pair in made.control.pairs()["pairs"]} == {(200, 500)}
+        (copied,) = [track for track in made.control.evidence()["tracks"] if track["version"] == "2"]
+        assert (copied["track"], copied["requests"], copied["errors"], sum(copied["latency"].values())) == ("shadow", 10, 10, 10)
         until(lambda: made.gateway.budget.used == 0)
 
 
@@ -82,7 +81,8 @@ def test_a_shadow_that_hangs_costs_copies_and_no_time():
         made.route(stable, shadow=Shadow(target=shadow.target, percent=100))
         assert {client.post(INFER, content=b"ab").status_code for _ in range(100)} == {200}
         assert made.metric("firstlight_gateway_shadow_total", model="m", version="2", outcome="dropped") >= 100 - 64 - 2
-        assert max(made.control.measurements()["versions"]["1"]["seconds"]) < 2
+        (live,) = [track for track in made.control.evidence()["tracks"] if track["track"] == "stable"]
+        assert max(map(int, live["latency"])) < bucket(2.0)
 
 
 def test_a_caller_stays_on_one_side_by_name_or_header_and_the_weight_holds_over_many():
@@ -143,7 +143,7 @@ def test_the_control_socket_infers_for_our_own_processes_and_asks_for_the_token(
         )
         assert (mine.status_code, mine.content) == (200, b"ba")
         assert actor.asked[-1].headers["x-firstlight-client"] == "canary-replay"
-        for path in ("/routes", "/measurements", "/metrics"):
+        for path in ("/routes", "/evidence", "/metrics"):
             assert httpx.get(made.control.url + path, trust_env=False).status_code == 401
 
 

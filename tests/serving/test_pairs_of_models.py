@@ -65,7 +65,7 @@ def test_what_both_versions_said_is_compared_and_nothing_of_the_question_is_ther
     assert (answer.status_code, answer.headers.get("content-encoding", "identity")) == (200, coding)
     assert (protocol.HEADER_LENGTH in answer.headers) is binary
     # What comes of it are the two versions' answers to each row
-    until(lambda: len(served.control.pairs(after=before)["pairs"]) == 2)
+    until(lambda: len(served.control.pairs(after=before)["pairs"]) == 2, 60)
     pairs = served.control.pairs(after=before)["pairs"]
     assert [pair["outputs"]["total"] for pair in pairs] == [[7.0, 7.5], [88.125, 88.625]]
     assert [pair["outputs"]["share"]["argmax"] for pair in pairs] == [[2, 0], [0, 1]]
