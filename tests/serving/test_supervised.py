@@ -45,7 +45,8 @@ class World:
 
     def command(self, **options: str) -> list[str]:
         given = {"environment": ENVIRONMENT, "model": MODEL, "state": str(self.state), "store": self.store_url, **options}
-        given.setdefault("options", json.dumps({"model": {"inference_log": str(self.state / "inference-log")}}))
+        given.setdefault("options", json.dumps({"model": {"workers": 1, "inference_log": str(self.state / "inference-log")}}))
+        given.setdefault("ready-seconds", "200")
         return [sys.executable, "-m", "serving", "supervise", *(word for key, value in given.items() for word in (f"--{key}", value))]
 
     def start(self, *more: str, **options: str) -> None:
@@ -71,16 +72,16 @@ class World:
     def observed(self):
         return self.store.observed(ENVIRONMENT, MODEL)
 
-    def becomes(self, traffic: Traffic, seconds: float = 120.0):
+    def becomes(self, traffic: Traffic, seconds: float = 200.0):
         return self.until(lambda: (seen := self.observed()) and seen.traffic == traffic and seen, seconds)
 
     def drilled(self, asked: str) -> dict:
         """The report of a drill that is over."""
         seen = lambda: (found := self.observed().drill) and found["asked"] == asked and found["state"] in ("done", "failed") and found  # noqa: E731
-        return self.until(seen, 120, 0.1)
+        return self.until(seen, 200, 0.1)
 
     def problem(self, *words: str):
-        return self.until(lambda: [p for p in self.observed().problems if all(word in p for word in words)], 120)
+        return self.until(lambda: [p for p in self.observed().problems if all(word in p for word in words)], 200)
 
     def running(self) -> dict[tuple[str, str], int]:
         """Process ids by role and version, as the supervisor's list has them."""
