@@ -29,18 +29,19 @@ _LOG = logging.getLogger(__name__)
 Plan = Mapping[str, Sequence[str]]
 
 
-def policy(*, is_strict: bool = False, asks: bool = True, slack_seconds: float = 0.0) -> RolloutPolicy:
+def policy(*, is_strict: bool, asks: bool, start_seconds: float) -> RolloutPolicy:
     """Return a policy of two steps that tens of requests can pass.
 
     A strict one allows half a percent of failed requests more than the control's: to show that takes longer than the rollout may take, so a canary
     that fails once in a hundred requests is turned back, as worse or as undecided. What is never judged here is whether a good one is let
-    through at such a margin: that takes hours at this rate, and is the simulation's subject. ``slack_seconds`` is what processes may take to start.
+    through at such a margin: that takes hours at this rate, and is the simulation's subject. ``start_seconds`` is how long this machine takes to bring a
+    world up: a busy one gets longer leases.
     """
     return RolloutPolicy(
         steps=(50, 100),
         requests_per_step=10,
-        step_deadline_seconds=(25.0 if is_strict else 150.0) + slack_seconds,
-        lease_seconds=8.0,
+        step_deadline_seconds=(25.0 if is_strict else 150.0) + 3 * start_seconds,
+        lease_seconds=lease_of(start_seconds),
         error_margin=0.005 if is_strict else 0.3,
         latency_quantile=0.75,
         latency_ratio_limit=4.0,
@@ -49,6 +50,11 @@ def policy(*, is_strict: bool = False, asks: bool = True, slack_seconds: float =
         watch_seconds=5.0,
         replay=False,
     )
+
+
+def lease_of(start_seconds: float) -> float:
+    """Return the lease for a machine that takes so long to bring a world up: 4 s on one that is idle, never more than a minute."""
+    return round(min(max(4.0, start_seconds / 2), 60.0), 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +92,9 @@ class Campaign:
     def __exit__(self, *exception: object) -> None:
         self.callers.__exit__(None, None, None)
 
-    def release(self, kind: Kind, plan: Plan, *, rules: RolloutPolicy) -> Ended:
+    def release(self, kind: Kind, plan: Plan) -> Ended:
         """Release a new version of this kind while what ``plan`` says is done; return how it ended."""
+        rules = policy(is_strict=not kind.is_good, asks=Phase.APPROVING.value in plan, start_seconds=self.started_seconds)
         version = self.world.add(kind)
         servable = self.world.store.version(MODEL, version)
         digests = {"handoff_digest": servable.handoff_digest, "model_digest": servable.model_digest, "policy_digest": "p"}
@@ -119,7 +126,7 @@ class Campaign:
     @property
     def bound_seconds(self) -> float:
         """A lease, ten seconds, and what this machine takes to start processes while it is as busy as it was."""
-        return policy().lease_seconds + _PROMISED_SECONDS + 2 * self.started_seconds
+        return lease_of(self.started_seconds) + _PROMISED_SECONDS + 2 * self.started_seconds
 
     def _first_champion(self) -> None:
         store, version = self.world.store, self.world.add(GOOD)
@@ -135,7 +142,7 @@ class Campaign:
         missed: list[str] = []
         self.world.hold_file.write_text("\n".join(pending))
         run.drive()
-        deadline = time.monotonic() + _RELEASE_SECONDS
+        deadline = time.monotonic() + _RELEASE_SECONDS + 10 * self.started_seconds
         while (place := self.world.place(run.release_id)) not in _ENDS:
             assert time.monotonic() < deadline, f"the rollout of {run.version} must end, it is {place}; see {self.world.folder}"
             for fault in pending.pop(place, []):

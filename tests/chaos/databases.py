@@ -10,6 +10,7 @@ import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,10 @@ class Broken(Protocol):
         """Let it answer questions and change nothing."""
         ...
 
+    def is_writable(self) -> bool:
+        """Whether a process that stands still holds up the others."""
+        ...
+
     def mend(self) -> None:
         """Make it a database like any other again."""
         ...
@@ -91,12 +96,17 @@ class SqliteFile:
         self._brake = _Brake(self._hold, self._let_go)
 
     def read_only(self) -> None:
-        """Not for those who have it open already: SQLite looks when it opens. So this is for a process that is started meanwhile."""
-        raise NotImplementedError("a file that is open cannot be made read-only for whoever has it open: start a process on read_only_url")
+        """Nothing: whoever has the file open for writing goes on writing, and everybody has."""
 
-    @property
-    def read_only_url(self) -> str:
-        return f"sqlite:///file:{self.path}?mode=ro&uri=true"
+    def is_writable(self) -> bool:
+        """Whether nobody holds the write lock."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=1.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                return False
+        return True
 
     def mend(self) -> None:
         if self._brake is not None:
@@ -169,6 +179,10 @@ class PostgresCluster:
 
     def read_only(self) -> None:
         self._default_read_only("on")
+
+    def is_writable(self) -> bool:
+        """Always: the server ends the session of one who is silent in the middle of writing."""
+        return True
 
     def mend(self) -> None:
         if self._brake is not None:

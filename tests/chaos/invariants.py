@@ -37,8 +37,8 @@ class Happened:
 
     @property
     def left_nobody(self) -> bool:
-        """Whether nobody else had a share of the requests."""
-        return self.what == "kill" and self.victim in ("stable", "canary", "baseline") and set(self.answered) <= {self.victim}
+        """Whether it was stable's process, and nobody else had a share of the requests. A canary always has stable to stand in for it."""
+        return self.what == "kill" and self.victim == "stable" and set(self.answered) <= {self.victim}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from tests.chaos.witness import Written
 GOOD = Asked(number=1, began=10.0, ended=10.1, status=200, version="1")
 REFUSED = replace(GOOD, status=503, version="", error="no version answered")
 STABLE_DIED = Happened(at=9.0, what="kill", victim="stable", place="starting", answered=("stable",), mended=9.0, healed=12.0)
+CANARY_DIED = replace(STABLE_DIED, victim="canary", answered=("canary",))
 GATEWAY_DIED = replace(STABLE_DIED, victim="gateway")
 
 
@@ -25,7 +26,13 @@ def failed(*asked, happened=()):
 
 def test_a_failed_request_is_wrong_whatever_else_happens():
     assert failed(GOOD) == ([], Excused(repeated=0, met_nobody=0))
-    for happened in ((), (GATEWAY_DIED,), (replace(STABLE_DIED, answered=("stable", "canary")),), (replace(STABLE_DIED, what="jump"),)):
+    for happened in (
+        (),
+        (GATEWAY_DIED,),
+        (replace(STABLE_DIED, answered=("stable", "canary")),),
+        (CANARY_DIED,),
+        (replace(STABLE_DIED, what="jump"),),
+    ):
         wrong, excused = failed(REFUSED, happened=happened)
         assert "request 1 got 503" in wrong[0]
         assert excused.met_nobody == 0

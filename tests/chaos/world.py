@@ -156,6 +156,7 @@ class World:
 
     def refuses_another_supervisor(self) -> bool:
         """Start a second supervisor, and return whether it said in a sentence that there is one."""
+        (self.folder / "second.err").unlink(missing_ok=True)
         second = self._spawn("supervise", self._words(), log="second.err")
         try:
             code = second.wait(90)
