@@ -88,7 +88,8 @@ class Judge:
             self.evidence = self.evidence.plus(self._meter.pairs(world.pairs(self._meter.after)))
             if before == self._meter.place:
                 break
-        self._lately.append((now, self.evidence.canary.requests, seen.control or Stream()))
+        asked = self.evidence.canary.requests + self.evidence.pairs.copied
+        self._lately.append((now, asked, seen.control or Stream()))
 
     def at_new_step(self) -> None:
         """Begin a step: its requests are counted from here, everything else goes on."""
@@ -105,7 +106,7 @@ class Judge:
 
     @property
     def rate(self) -> float:
-        """Requests a second that the canary has answered lately; 0 when it is not known."""
+        """Requests a second that the canary was asked lately, copies too, because they count; 0 when it is not known."""
         if len(self._lately) < 2:
             return 0.0
         (since, before, _), (now, after, _) = self._lately[0], self._lately[-1]

@@ -91,7 +91,8 @@ class Question:
         """
         is_within = self.within(np.asarray(self.margin)) >= self.needed_pass
         is_beyond = self.beyond(np.asarray(self.allowed)) >= self.needed_fail
-        is_lenient = self.within(np.asarray(self.lenient_margin)) >= self.needed_pass
+        wide = np.asarray(self.lenient_margin)
+        is_lenient = is_within if np.all(wide == self.margin) else self.within(wide) >= self.needed_pass
         return np.where(is_within, 0, np.where(is_beyond, 2, np.where(is_lenient, 0, 1)))
 
 

@@ -39,7 +39,7 @@ _WORSE: Sequence[tuple[float, Beta, Beta]] = (
 _ONE: Beta = (0.5, 0.5)
 _LEAST = -700.0
 """Log evidence never falls below: a constant e**-700 mixed in, so that it stays a number."""
-_HALVINGS = 45
+_HALVINGS = 32
 _GRID = 17
 
 

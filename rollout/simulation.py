@@ -158,6 +158,8 @@ class Case:
 def table(policy: RolloutPolicy, case: Case) -> dict[str, Any]:
     """Return operating characteristics as plain JSON values: at each traffic, our rule and the fixed-threshold rule, canary healthy and bad; and how
     soon a shift of a fifth of a standard deviation is found in 400 pairs. Raises RefusedError as :func:`rollouts`."""
+    for per_window in case.per_window:
+        _check(case.healthy, case.bad, per_window, case.window_seconds, case.runs)
     rows = []
     for place, per_window in enumerate(case.per_window):
         row: dict[str, Any] = {"per_window": per_window, "ours": {}, "fixed": {}}
