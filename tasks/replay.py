@@ -32,6 +32,8 @@ WayIn = Callable[[], tuple[str, str]]
 
 FAINT = 2.0
 """S/N below which a spectrum is faint whatever the survey."""
+FEWEST_ROWS = 100
+"""A part of the sky with fewer held-out rows is not judged by itself: it could never be decided."""
 
 CLIENTS = 2
 """Callers at a time: enough to overlap sending and computing on two cores."""
@@ -180,7 +182,7 @@ def named(candidate: str) -> str:
 def strata(evaluated: pd.DataFrame) -> dict[int, tuple[str, ...]]:
     """Return, by held-out row, the parts of the sky that are judged by themselves: faint spectra, where a model may be wrong and nobody notices.
 
-    Faint is below the median S/N of the held-out rows, and below FAINT where some rows are; both may hold.
+    Faint is below the median S/N of the held-out rows, and below FAINT where FEWEST_ROWS rows are; both may hold.
     """
     if "snr" not in evaluated:
         return {}
@@ -188,7 +190,7 @@ def strata(evaluated: pd.DataFrame) -> dict[int, tuple[str, ...]]:
     if not np.isfinite(snr).any():
         return {}
     limits = sorted({float(np.nanmedian(snr)), FAINT})
-    parts = {f"snr<{limit:.3g}": snr < limit for limit in limits if 0 < int((snr < limit).sum()) < len(snr)}
+    parts = {f"snr<{limit:.3g}": snr < limit for limit in limits if FEWEST_ROWS <= int((snr < limit).sum()) < len(snr)}
     return {row: found for row in range(len(snr)) if (found := tuple(name for name, is_in in parts.items() if is_in[row]))}
 
 

@@ -177,7 +177,7 @@ def bar(check: Mapping[str, Any]) -> Text:
 
 
 def _share(found: Any, needed: Any) -> int:
-    if not isinstance(found, int | float) or not isinstance(needed, int | float) or needed <= 0:
+    if not isinstance(found, int | float) or not isinstance(needed, int | float) or needed <= 0 or found != found:
         return 0
     cells = int(_HALF * min(1.0, max(0.0, found / needed)))
     return min(cells, _HALF - 1) if found < needed else _HALF

@@ -12,7 +12,7 @@ from models.handoff import load
 from models.program import Program
 from rollout.judge import Answered
 from serving.client import Answer
-from tasks.replay import Replay, strata
+from tasks.replay import FEWEST_ROWS, Replay, strata
 from tests.models.tiny import write_tiny_handoff
 from tests.serving.acting import Actor, whole
 
@@ -101,9 +101,9 @@ def test_another_process_goes_on_with_the_next_row_and_knows_which_have_counted(
         assert (taken(second).judged, second.state()) == (0, saved)
 
 
-def test_faint_spectra_are_parts_of_their_own() -> None:
-    table = pd.DataFrame({"snr": [0.5, 1.5, 3.0, 5.0, 9.0, float("nan")]})
-    assert strata(table) == {0: ("snr<2", "snr<3"), 1: ("snr<2", "snr<3")}
-    # where nothing is below 2, only the fainter half is
-    assert strata(table + 5) == {0: ("snr<8",), 1: ("snr<8",)}
-    assert strata(table.drop(columns="snr")) == strata(table * float("nan")) == {}
+def test_faint_spectra_are_parts_of_their_own_where_there_are_enough_of_them() -> None:
+    table = pd.DataFrame({"snr": [1.5, 3.0, 5.0, float("nan")] * FEWEST_ROWS})
+    assert [strata(table).get(row) for row in range(4)] == [("snr<2", "snr<3"), None, None, None]
+    # where nothing is below 2, only the fainter half is; where few are, nobody is
+    assert strata(table + 5).get(0) == ("snr<8",)
+    assert strata(table[:40]) == strata(table.drop(columns="snr")) == strata(table * float("nan")) == {}
