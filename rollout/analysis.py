@@ -60,8 +60,9 @@ class Assessment:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is not *pass*: the sentences of the checks that are not."""
-        return tuple(check.reason for check in self.checks if check.verdict is not Verdict.PASS)
+        """Why it is not *pass*: the sentences of the checks that are not, those that failed first."""
+        not_passed = (Verdict.FAIL, Verdict.CANNOT_TELL)
+        return tuple(check.reason for verdict in not_passed for check in self.checks if check.verdict is verdict)
 
     @property
     def summary(self) -> str:
