@@ -33,19 +33,25 @@ POLICY: dict[str, Any] = {
     "rollout": {
         "steps": [50, 100],
         "requests_per_step": 40,
-        "step_deadline_seconds": 60.0,
+        "step_deadline_seconds": 120.0,
         "lease_seconds": 10.0,
+        "baseline": False,
+        "watch_seconds": 1.0,
         "latency_quantile": 0.6,
         "error_limit": 0.95,
         "error_margin": 0.9,
         "latency_ratio_limit": 1000.0,
         "quality_margin": 0.3,
+        "answers": {"anomaly_score": {"margin": 0.5}},
+        "flags_margin": 0.2,
+        "classes_margin": 0.2,
         "quality_minimum": 0.5,
         "agreement_minimum": 5,
+        "drill": {"required": True, "limit_seconds": 60.0},
     },
 }
 """Every gate is in force; it asks for fewer requests, rows and rounds than one would in earnest. Times are not judged here, classes only
-by the canary, and a version may fail nearly as often as it likes: a test kills it."""
+by the canary, and a version may fail nearly as often as it likes: a test kills it. There is no baseline: it would be a third process."""
 
 
 class ToyModel(torch.nn.Module):
