@@ -75,9 +75,11 @@ class CanaryReport:
         against = f"against version {status.stable}" if status.stable else "against absolute limits, being the first"
         pairs = f", {seen.pairs.total} pairs of answers" if seen.pairs.total else ""
         assessed = self.ended.assessment.to_dict()
+        found = [check["reason"] for check in assessed["checks"] if check["verdict"] == Verdict.FAIL.value]
+        worse = f"; shown to be worse: {'; '.join(found)}" if found and self.verdict is Verdict.FAIL else ""
         return {
             "verdict": self.verdict.value,
-            "summary": f"{steps or 'no step'}: {seen.canary.requests} requests, {seen.canary.errors} failed{pairs}, {against}",
+            "summary": f"{steps or 'no step'}: {seen.canary.requests} requests, {seen.canary.errors} failed{pairs}, {against}{worse}",
             "reasons": list(status.reasons),
             "answered": seen.canary.requests - seen.canary.errors,
             "phase": status.phase.value,

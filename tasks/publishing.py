@@ -228,9 +228,12 @@ def _rollout(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> byt
     phase = promotion.get("watched") or canary.get("rollout", {}).get("phase", "")
     with doors.store(settings_module.current()) as records:
         points = records.points(release.id)
+    is_clear = last["verdict"] != Verdict.CANNOT_TELL.value or not last.get("reasons")
     return rollout_picture(
         points or canary.get("timeline", []),
-        ending=Ending(verdict=str(last["verdict"]), phase=str(phase), sentence="; ".join(last.get("reasons", [])) or str(last["summary"])),
+        ending=Ending(
+            verdict=str(last["verdict"]), phase=str(phase), sentence=str(last["summary"]) if is_clear else "; ".join(last["reasons"])
+        ),
         budget=canary.get("budget"),
     )
 

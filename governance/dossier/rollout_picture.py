@@ -199,7 +199,7 @@ def _curves(points: Sequence[Row], top: float) -> tuple[str, float]:
         24,
         top + 20,
         "Over the requests (for answers and classes: over requests that both versions answered). Upper line: shown to be no worse than the margin; lower line: shown to "
-        "be worse. What reaches its boundary is decided, in between it cannot be told yet. A larger share of the traffic asks for more: a line may fall where a step begins.",
+        "be worse. What reaches its boundary is decided, in between it cannot be told yet. The boundaries are those of the promotion: a step with a small share asks for less.",
         width=WIDTH - 48,
         size=11.5,
         look="small soft",

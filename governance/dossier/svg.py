@@ -112,7 +112,7 @@ def span(seconds: float) -> str:
     ['0', '0.25 s', '42 s', '10 min', '2.5 h', '2.31 d']
     """
     for unit, name in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * unit or (unit == 60.0 and seconds >= unit):
+        if seconds >= 2 * unit:
             return f"{seconds / unit:.3g} {name}" if seconds < 100 * unit else f"{seconds / unit:.0f} {name}"
     return f"{seconds:.3g} s" if seconds else "0"
 
