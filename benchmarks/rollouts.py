@@ -119,14 +119,14 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
 def _chance(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
     rates = [100 * one["rate"] for one in curve]
-    axes.plot(rates, [100 * one["promoted"] / one["runs"] for one in curve], color=_BLUE, linewidth=2.2, marker="o", markersize=3.5)
+    promoted = [100 * one["promoted"] / one["runs"] for one in curve]
+    axes.plot(rates, promoted, color=_BLUE, linewidth=2.2, marker="o", markersize=3.5, label="always-valid, any traffic")
     for per_window, style in (("20", "-"), ("100", "--")):
-        axes.plot(rates, [100 * one["fixed_promoted"][per_window] for one in curve], color=_GREY, linewidth=1.4, linestyle=style)
+        fixed, said = [100 * one["fixed_promoted"][per_window] for one in curve], f"fixed threshold, {per_window} a window"
+        axes.plot(rates, fixed, color=_GREY, linewidth=1.4, linestyle=style, label=said)
     axes.axvline(1.5, color=_RED, linewidth=1, linestyle=":")
     axes.annotate("margin", (1.5, 104), color=_RED, ha="center", annotation_clip=False)
-    axes.annotate("always-valid,\nany traffic", (0.02, 56), color=_BLUE)
-    axes.annotate("fixed threshold,\n20 a window", (2.4, 46), color=_GREY)
-    axes.annotate("fixed threshold,\n100 a window\n(dashed)", (0.02, 14), color=_GREY)
+    axes.legend(loc="upper right", bbox_to_anchor=(1.03, 0.95), frameon=False, fontsize=8, handlelength=1.6)
     axes.set(xlabel="canary's true error rate, % (stable: 0.5 %)", ylabel="promoted, % of rollouts", ylim=(-3, 108))
     axes.set_title("Who is promoted", loc="left", fontsize=10, pad=14)
 
@@ -142,7 +142,7 @@ def _requests(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
     )
     axes.plot([100 * one["rate"] for one in curve], [one["requests_99"] for one in curve], color=_LIGHT, linewidth=1.6)
     axes.annotate("99 % need fewer", (1.35, 15_500), color=_LIGHT)
-    axes.annotate("median", (2.6, 700), color=_BLUE)
+    axes.annotate("median", (1.9, 640), color=_BLUE)
     axes.set_yscale("log")
     axes.set_yticks([100, 300, 1000, 3000, 10_000, 30_000], ["100", "300", "1,000", "3,000", "10,000", "30,000"])
     axes.minorticks_off()
