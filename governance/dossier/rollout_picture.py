@@ -231,6 +231,8 @@ def _measurements(points: Sequence[Row]) -> list[_Curve]:
                 seen.setdefault(str(check["name"]), []).append(
                     (int(requests if requests is not None else _number(point.get("requests")) or 0), check)
                 )
+    if len(seen) > 1:
+        seen.pop("readiness", None)  # it was about the start, and is over
     return [_curve(name, rows) for name, rows in seen.items()]
 
 

@@ -53,6 +53,17 @@ def test_evidence_is_drawn_as_a_share_of_what_was_needed_on_its_side() -> None:
     assert (middle - errors_for[1]) / (middle - upper[0]) == pytest.approx(1.5 / 4.6, abs=0.01)
 
 
+def test_readiness_is_shown_only_while_there_is_nothing_else() -> None:
+    starting = {
+        "t_s": 0.0,
+        "phase": "starting",
+        "weight": 0,
+        "checks": [{"name": "readiness", "verdict": "cannot tell", "reason": "not ready yet"}],
+    }
+    assert "not ready yet" in text_of(drawn([starting]))
+    assert "not ready yet" not in text_of(drawn([starting, *sample_rollout()]))
+
+
 def test_a_longer_run_is_thinned_and_keeps_its_end() -> None:
     looks = [{**sample_rollout()[1], "t_s": float(place), "requests": place} for place in range(5000)]
     for place, look in enumerate(looks):

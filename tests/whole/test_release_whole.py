@@ -185,6 +185,7 @@ def test_a_candidate_with_wrong_answers_is_turned_back_by_the_canary(house: Hous
     assert refused.stdout.splitlines()[-1].startswith(f"refused: {release}: canary: ")
     found = house.status()
     assert found["champion"]["version"] == "1"
+    assert [(drill["version"], drill["verdict"]) for drill in found["drills"]] == [("1", "pass")]  # rehearsed before the canary
     assert (found["candidate"], found["release"]) == (None, None)
     assert found["rollout"] == {"phase": "stable", "weight": 0, "canary": None}
     until(lambda: house.status()["serving"]["as_desired"], every=1.0, what="traffic is back on stable")
