@@ -87,20 +87,19 @@ class Move:
 
     store: Store
     release_id: str
-    spec: RolloutSpec
     digest: str
     held: Held
 
-    def forward(self, token: int) -> None:
+    def forward(self, spec: RolloutSpec, token: int) -> None:
         while Phase.PROMOTING.value in self.held:
             time.sleep(0.02)
-        expected, by = self.spec.stable, f"release {self.release_id}"
-        which = {"version": self.spec.canary, "digest": self.digest, "release_id": self.release_id}
+        expected, by = spec.stable, f"release {self.release_id}"
+        which = {"version": spec.canary, "digest": self.digest, "release_id": self.release_id}
         self.store.promote(ENVIRONMENT, MODEL, **which, expected_champion=expected, by=by, token=token)
 
-    def back(self, token: int, reason: str) -> None:
+    def back(self, spec: RolloutSpec, token: int, reason: str) -> None:
         by = f"release {self.release_id}"
-        to, expected = self.spec.stable, self.spec.canary
+        to, expected = spec.stable, spec.canary
         self.store.rollback(ENVIRONMENT, MODEL, by=by, reason=reason, to=to, expected_champion=expected, token=token)
 
 
@@ -148,7 +147,7 @@ def drive(words: dict[str, str]) -> int:
             store=store,
             backend=backend,
             world=GatewayWorld(Path(words["state"]), held),
-            champion=Move(store=store, release_id=words["release"], spec=spec, digest=version.model_digest, held=held),
+            champion=Move(store=store, release_id=words["release"], digest=version.model_digest, held=held),
             clock=clock,
             pace=Pace(poll=0.2, look=0.5, save=2.0, patience=60.0),
             tell=lambda status, said: _LOG.info("rollout", extra={"place": place_of(status), "said": said}),

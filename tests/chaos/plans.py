@@ -32,12 +32,12 @@ SHORT: dict[str, tuple[Planned, ...]] = {
                 "progressing/50": ["kill gateway", "kill stable"],
                 "progressing/100": ["kill supervisor"],
                 "paused": ["jump forward", "second release"],
-                "approving": ["slow database", "second driver"],
-                "promoting": ["kill driver"],
+                "approving": ["second driver"],
+                "promoting": ["slow database"],
                 "watching": ["kill database"],
             },
         ),
-        Planned(kind=NAN, plan={"progressing/50": ["jump back"]}),
+        Planned(kind=NAN, plan={"progressing/50": ["jump back", "lose driver"]}),
     ),
     "postgresql": (
         Planned(
@@ -47,15 +47,14 @@ SHORT: dict[str, tuple[Planned, ...]] = {
                 "progressing/50": ["kill database", "kill baseline"],
                 "progressing/100": ["read-only database"],
                 "paused": ["kill supervisor"],
-                "approving": ["slow database"],
+                "approving": ["freeze driver"],
                 "promoting": ["kill database"],
                 "watching": ["kill driver"],
             },
         ),
-        Planned(kind=FAINT_WRONG, plan={"progressing/50": ["freeze driver"]}),
     ),
 }
-"""By database. Together every process is killed once, in every phase something is, and the clock jumps both ways."""
+"""By database. Together every process is killed, in every phase something is broken, and the clock jumps both ways."""
 
 _BAD = (NAN, FAINT_WRONG, SLOW, BRITTLE, LEAKING, HUNDREDTH)
 
