@@ -71,6 +71,8 @@ class Question:
     """Whether the canary may be off in either direction; margins are then sizes."""
     edges: tuple[Side, Side] | None = None
     """Of a two-sided question: evidence that the value lies above, and below, a limit."""
+    lenient: Side | None = None
+    """Log evidence for the next step, where leniency is no wider margin; None: *within*."""
     foreseen: Callable[[Floats], Floats] | None = None
     """Numbers of trials -> log evidence *within the margin* to expect then, if things go on as so far and the canary is healthy."""
 
@@ -92,7 +94,9 @@ class Question:
         is_within = self.within(np.asarray(self.margin)) >= self.needed_pass
         is_beyond = self.beyond(np.asarray(self.allowed)) >= self.needed_fail
         wide = np.asarray(self.lenient_margin)
-        is_lenient = is_within if np.all(wide == self.margin) else self.within(wide) >= self.needed_pass
+        lenient = self.lenient or self.within
+        is_the_same = self.lenient is None and np.all(wide == self.margin)
+        is_lenient = is_within if is_the_same else lenient(wide) >= self.needed_pass
         return np.where(is_within, 0, np.where(is_beyond, 2, np.where(is_lenient, 0, 1)))
 
 
@@ -256,11 +260,11 @@ def _latency(policy: RolloutPolicy, split: Levels, evidence: Evidence, reference
 
     if reference.control:
         limit, low, high = policy.latency_ratio_limit, 0.01, 100.0
-        wide = 1 + (limit - 1) * leniency
         within = shaped(lambda ratio: sequential_latency.faster_than(canary, control, quantile=quantile, ratio=ratio))
+        lenient = shaped(lambda ratio: _seldom_slower(canary, control, quantile=quantile, ratio=ratio, leniency=leniency))
         beyond = shaped(lambda ratio: sequential_latency.slower_than(canary, control, quantile=quantile, ratio=ratio))
     else:
-        limit, wide, low, high = policy.latency_limit_seconds, policy.latency_limit_seconds, 1e-5, 3600.0
+        limit, lenient, low, high = policy.latency_limit_seconds, None, 1e-5, 3600.0
         within = shaped(lambda seconds: sequential_latency.within_seconds(canary, quantile=quantile, seconds=seconds))
         beyond = shaped(lambda seconds: sequential_latency.beyond_seconds(canary, quantile=quantile, seconds=seconds))
     return Question(
@@ -269,7 +273,8 @@ def _latency(policy: RolloutPolicy, split: Levels, evidence: Evidence, reference
         within=within,
         beyond=beyond,
         margin=limit,
-        lenient_margin=wide,
+        lenient_margin=limit,
+        lenient=lenient,
         allowed=limit,
         alpha_pass=split.worse_promoted,
         alpha_fail=split.healthy_turned_back[Measure.LATENCY],
@@ -278,6 +283,18 @@ def _latency(policy: RolloutPolicy, split: Levels, evidence: Evidence, reference
         trials=trials,
         foreseen=(lambda then: np.array([later(float(one)) for one in then])) if trials else None,
     )
+
+
+def _seldom_slower(canary: Mapping[int, float], control: Mapping[int, float], *, quantile: float, ratio: Floats, leniency: float) -> Floats:
+    """Return the log evidence that callers as a whole notice no more slow answers than the quantile leaves room for.
+
+    Of their requests the next step sends a part, 1 over the leniency, to the canary; so of its answers ``leniency`` times as many may be slow.
+    A p95 that takes 90 answers to bound takes 20 before a step to a quarter.
+    """
+    share = 1 - (1 - quantile) * leniency
+    if share <= 0:
+        return np.full(np.shape(np.atleast_1d(ratio)), np.inf)
+    return sequential_latency.faster_than(canary, control, quantile=quantile, ratio=ratio, share=share)
 
 
 def _quality(policy: RolloutPolicy, split: Levels, evidence: Evidence, reference: Reference, leniency: float) -> Question:

@@ -23,14 +23,17 @@ _NOTHING = (0.5, 0.25, 0.25)
 _CONSTANT = (0.01, 0.99)
 
 
-def faster_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float) -> Floats:
-    """Return the log evidence against *the canary's quantile is at least ``ratio`` times the control's*; one value per ratio."""
+def faster_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float, share: float | None = None) -> Floats:
+    """Return the log evidence against *the canary's quantile is at least ``ratio`` times the control's*; one value per ratio.
+
+    With ``share``, against *no more than this share of the canary's answers come within that time*, be it another one than ``quantile``.
+    """
     shift = np.log(np.atleast_1d(ratio)) / math.log(GROWTH)
     edges = _candidates(canary, control, shift)
     known = _not_in_bucket(control, edges, quantile)
     reach = np.floor(edges[None, :] - 1 + shift[:, None] + 1e-9).astype(int)
     within, total = _within(canary, reach)
-    return _least(known, share_above(within, total, quantile))
+    return _least(known, share_above(within, total, quantile if share is None else share))
 
 
 def slower_than(canary: Counts, control: Counts, *, quantile: float, ratio: Floats | float) -> Floats:

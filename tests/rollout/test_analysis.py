@@ -171,6 +171,18 @@ def test_the_next_step_asks_for_less_than_the_promotion_but_what_is_worse_fails_
     assert [judged(worse, leniency=factor)["errors"] for factor in (1.0, 20.0)] == [FAIL, FAIL]
 
 
+def test_before_a_small_step_more_of_the_canarys_answers_may_be_slow_because_callers_meet_fewer_of_them() -> None:
+    # Given 40 healthy answers: a p95 cannot be bounded yet, but that no fifth of them is slow is shown
+    few = evidence(40, control=stream(200))
+    assert [judged(few, leniency=factor)["latency"] for factor in (1.0, 2.0, 4.0)] == [CANNOT_TELL, CANNOT_TELL, PASS]
+    # and a canary of which a quarter is slow is let to no step of a quarter, however many answers there are, and found in the end
+    fast, slow = stream(300), stream(100, slow=10.0)
+    worse = evidence(400, latency=fast.plus(slow).latency, control=stream(400))
+    assert [judged(worse, leniency=factor)["latency"] for factor in (1.0, 4.0)] == [FAIL, FAIL]
+    mixed = evidence(80, latency=stream(60).plus(stream(20, slow=10.0)).latency, control=stream(400))
+    assert PASS not in [judged(mixed, leniency=factor)["latency"] for factor in (1.0, 2.0, 4.0)]
+
+
 def test_one_answer_that_differs_from_the_evaluated_one_fails_at_any_number() -> None:
     assert judged(replace(evidence(1), agreement_matches=0))["agreement"] is FAIL
     assert judged(replace(evidence(200), agreement_matches=199))["agreement"] is FAIL
