@@ -199,7 +199,8 @@ def _curves(points: Sequence[Row], top: float) -> tuple[str, float]:
         24,
         top + 20,
         "Over the requests (for answers and classes: over requests that both versions answered). Upper line: shown to be no worse than the margin; lower line: shown to "
-        "be worse. What reaches its boundary is decided, in between it cannot be told yet. The boundaries are those of the promotion: a step with a small share asks for less.",
+        "be worse. In between it cannot be told yet. The margin is looked at first: a difference that is shown but smaller than its margin passes. The boundaries are those of "
+        "the promotion; a step with a small share of the traffic asks for less.",
         width=WIDTH - 48,
         size=11.5,
         look="small soft",
