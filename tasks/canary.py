@@ -222,14 +222,15 @@ class World:
             return gateway.pairs(after=after)
 
     def stir(self, status: RolloutStatus) -> None:
-        """Send held-out spectra, where the policy wants that: many while a step is decided, a few while a person is waited for."""
+        """Send held-out spectra, where the policy wants that: many while a step is decided, few afterwards, and seldom while a person is waited for."""
         replay = self.replay
         if replay is None:
             return
-        is_deciding = status.phase in (Phase.PROGRESSING, Phase.WATCHING)
-        if is_deciding or time.monotonic() - self._sent_at > _FEW_SECONDS:
-            self._sent_at = time.monotonic()
-            replay.send(_BURST if is_deciding else _FEW, seconds=self._patience)
+        is_waiting = status.phase in (Phase.PAUSED, Phase.APPROVING)
+        if is_waiting and time.monotonic() - self._sent_at < _FEW_SECONDS:
+            return
+        self._sent_at = time.monotonic()
+        replay.send(_BURST if status.phase is Phase.PROGRESSING else _FEW, seconds=self._patience)
 
     def answered(self) -> Mapping[str, Answered]:
         """Return what came back to us since the last time, by version."""

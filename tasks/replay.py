@@ -182,15 +182,17 @@ def named(candidate: str) -> str:
 def strata(evaluated: pd.DataFrame) -> dict[int, tuple[str, ...]]:
     """Return, by held-out row, the parts of the sky that are judged by themselves: faint spectra, where a model may be wrong and nobody notices.
 
-    Faint is below the median S/N of the held-out rows, and below FAINT where FEWEST_ROWS rows are; both may hold.
+    Faint is below the median S/N of the held-out rows, and below FAINT where that is another part: FEWEST_ROWS rows, and not nearly the same.
     """
     if "snr" not in evaluated:
         return {}
     snr = evaluated["snr"].to_numpy(dtype=np.float64)
     if not np.isfinite(snr).any():
         return {}
-    limits = sorted({float(np.nanmedian(snr)), FAINT})
-    parts = {f"snr<{limit:.3g}": snr < limit for limit in limits if FEWEST_ROWS <= int((snr < limit).sum()) < len(snr)}
+    median = float(np.nanmedian(snr))
+    faint, half = (int((snr < limit).sum()) for limit in (FAINT, median))
+    limits = [median, FAINT] if faint >= FEWEST_ROWS and not 0.8 < faint / max(half, 1) < 1.25 else [median]
+    parts = {f"snr<{limit:.3g}": snr < limit for limit in sorted(limits) if FEWEST_ROWS <= int((snr < limit).sum()) < len(snr)}
     return {row: found for row in range(len(snr)) if (found := tuple(name for name, is_in in parts.items() if is_in[row]))}
 
 

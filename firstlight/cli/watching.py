@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -171,8 +172,14 @@ def bar(check: Mapping[str, Any]) -> Text:
     if check.get("needed_pass") is None:
         right = _share(check.get("requests"), check.get("requests_needed"))
         right, left = (0, _HALF) if check["verdict"] == "fail" else (right, 0)
+    if check.get("verdict") == "pass":
+        left = min(left, _HALF - 1)  # moved, and within the margin: that is no harm shown
     return Text.assemble(
-        ("·" * (_HALF - left), "dim"), ("█" * left, "red"), ("│", "dim"), ("█" * right, "green"), ("·" * (_HALF - right), "dim")
+        ("·" * (_HALF - left), "dim"),
+        ("█" * left, "dim red" if check.get("verdict") == "pass" else "red"),
+        ("│", "dim"),
+        ("█" * right, "green"),
+        ("·" * (_HALF - right), "dim"),
     )
 
 
@@ -230,10 +237,11 @@ def watch(settings: Settings, model: str | None, *, svg: Path | None) -> None:
 
 
 def picture(found: Mapping[str, Any], *, width: int = 150) -> str:
-    """Return the view as SVG."""
+    """Return the view as SVG that needs nothing from elsewhere: whoever looks at it has a monospaced font."""
     console = Console(file=io.StringIO(), record=True, width=width, highlight=False)
     console.print(view(found))
-    return console.export_svg(title=f"firstlight rollout watch: {found['model']} in {found['environment']}", clear=True)
+    drawn = console.export_svg(title=f"firstlight rollout watch: {found['model']} in {found['environment']}", clear=True)
+    return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
 
 
 def order(settings: Settings, model: str | None, what: str, *, by: str, reason: str) -> None:

@@ -102,8 +102,10 @@ def test_another_process_goes_on_with_the_next_row_and_knows_which_have_counted(
 
 
 def test_faint_spectra_are_parts_of_their_own_where_there_are_enough_of_them() -> None:
-    table = pd.DataFrame({"snr": [1.5, 3.0, 5.0, float("nan")] * FEWEST_ROWS})
-    assert [strata(table).get(row) for row in range(4)] == [("snr<2", "snr<3"), None, None, None]
+    table = pd.DataFrame({"snr": [1.5, 2.5, 5.0, 9.0, float("nan")] * FEWEST_ROWS})
+    assert [strata(table).get(row) for row in range(5)] == [("snr<2", "snr<3.75"), ("snr<3.75",), None, None, None]
+    # two parts that are nearly the same are one
+    assert strata(pd.DataFrame({"snr": [1.5, 1.9, 2.1, 5.0] * FEWEST_ROWS})).get(0) == ("snr<2",)
     # where nothing is below 2, only the fainter half is; where few are, nobody is
-    assert strata(table + 5).get(0) == ("snr<8",)
+    assert strata(table + 5).get(0) == ("snr<8.75",)
     assert strata(table[:40]) == strata(table.drop(columns="snr")) == strata(table * float("nan")) == {}
