@@ -115,3 +115,9 @@ def test_a_bar_is_full_when_and_only_when_something_is_shown(check: dict[str, An
     drawn = watching.bar(check).plain
     before, after = drawn.split("│")
     assert (before.count("█"), after.count("█"), len(drawn)) == (left, right, 29)
+
+
+def test_a_pass_whose_bar_is_not_full_is_one_for_the_next_step() -> None:
+    assert watching._said({"verdict": "pass", "log_evidence_pass": 2.0, "needed_pass": 4.6}) == "next step"
+    assert watching._said({"verdict": "pass", "log_evidence_pass": 4.6, "needed_pass": 4.6}) == "pass"
+    assert watching._said({"verdict": "pass"}) == "pass"
