@@ -22,7 +22,7 @@ from tests.chaos.figures import Figures, table
 from tests.chaos.plans import Planned
 from tests.chaos.world import ENVIRONMENT, MODEL, World
 
-_RELEASES_A_WORLD = 4
+_RELEASES_A_WORLD = 3
 
 
 @dataclass(slots=True)

@@ -37,6 +37,7 @@ Fault = Callable[[World, Run], bool]
 
 def _kill(role: str) -> Fault:
     def fault(world: World, run: Run) -> bool:
+        until(lambda: world.pid(role) is not None or not world.is_wanted(role), _PATIENCE, f"there is a {role}")
         return world.kill(role) is not None
 
     return fault

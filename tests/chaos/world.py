@@ -167,6 +167,16 @@ class World:
                 second.stdout.close()
         return code != 0 and "must have one supervisor" in (self.folder / "second.err").read_text()
 
+    def is_wanted(self, role: str) -> bool:
+        """Return whether there should be a process of this role; true while the store cannot be asked."""
+        try:
+            wanted = self.store.desired(ENVIRONMENT, MODEL)
+        except FirstlightError:
+            return True
+        if role in ("canary", "baseline", "stable"):
+            return wanted is not None and bool(getattr(wanted.traffic, role))
+        return True
+
     def census(self) -> tuple[Record, ...]:
         """Return the processes that the supervisor says it has."""
         try:
@@ -218,10 +228,13 @@ class World:
         return None
 
     def place(self, release_id: str) -> str:
-        """Return the phase of this release's rollout, with its weight while it progresses: ``starting``, ``progressing/50`` …"""
+        """Return the phase of this release's rollout, with its weight while it progresses: ``starting``, ``progressing/50`` …
+
+        Empty before a driver has saved anything, and while the store cannot be asked.
+        """
         record = self.rollout()
         if record is None or record.release_id != release_id or record.status is None:
-            return Phase.STARTING.value
+            return ""
         status = record.status
         return f"{status.phase.value}/{status.weight}" if status.phase is Phase.PROGRESSING else status.phase.value
 
