@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from serving.adoption import Record
 from serving.routes import Routes
 from serving.steering import traffic_of
 from tests.chaos import clocks, sick, witness
-from tests.chaos.databases import PostgresCluster, SqliteFile
+from tests.chaos.databases import Broken
 from tests.chaos.versions import MODEL, Kind, write_version
 
 ENVIRONMENT = "chaos"
@@ -43,7 +43,7 @@ class World:
     """Use as a context: on leaving it nothing is left running."""
 
     folder: Path
-    database: SqliteFile | PostgresCluster
+    database: Broken
     url: str = ""
     store: Store = field(init=False)
     _supervisor: "subprocess.Popen[bytes] | None" = None
@@ -277,10 +277,3 @@ def until(condition: Callable[[], Any], seconds: float, what: str, *, every: flo
         assert time.monotonic() < deadline, f"{what} must come true within {seconds:.0f} s, it did not"
         time.sleep(every)
     return found
-
-
-@contextlib.contextmanager
-def world(folder: Path, database: SqliteFile | PostgresCluster) -> Iterator[World]:
-    """Yield a world; nothing of it is left running."""
-    with World(folder, database) as made:
-        yield made
