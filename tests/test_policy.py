@@ -15,6 +15,7 @@ LOCAL = ROOT / "deployments" / "policies" / "local.yaml"
 OURS = {
     ("rollout", "latency_ratio_limit"): 3.0,
     ("rollout", "error_margin"): 0.02,
+    ("rollout", "watch_seconds"): 10.0,
     ("rollout", "step_deadline_seconds"): 300.0,
     ("rollout", "drill"): {"required": True, "valid_hours": 48.0, "limit_seconds": 60.0},
     ("rollout", "answers"): {"anomaly_score": {"margin": 0.5, "tolerance": 0.4}},
