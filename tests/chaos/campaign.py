@@ -47,7 +47,7 @@ def policy(*, is_strict: bool, asks: bool, start_seconds: float) -> RolloutPolic
         latency_ratio_limit=4.0,
         answers={"score": AnswerRule(margin=0.5)},
         approval="before-promotion" if asks else "none",
-        watch_seconds=5.0,
+        watch_seconds=2.0,
         replay=False,
     )
 
@@ -151,7 +151,7 @@ class Campaign:
             self._order(place, pending)
             self._keep_driven(run)
             time.sleep(0.05)
-        until(lambda: self._is_closed(run), 60, "the release is closed")
+        until(lambda: self._is_closed(run), 60 + self.bound_seconds, "the release is closed")
         until(self.world.as_desired, self.bound_seconds, f"the world is as desired after {place}")
         return place, missed
 

@@ -70,7 +70,7 @@ class Callers:
         return [one for one in list(self.asked) if one.began >= moment]
 
     def _ask(self) -> None:
-        with InferenceClient(self.url, self.model, timeout=60) as client:
+        with InferenceClient(self.url, self.model, timeout=120) as client:
             while not self._over.is_set():
                 self.asked.append(_one(client, next(self._numbers)))
                 self._over.wait(self.pause)

@@ -12,7 +12,7 @@ from rollout.spec import Traffic
 from tests.chaos.client import Asked
 from tests.chaos.witness import Written
 
-_NOTICED_SECONDS = 3.0
+_NOTICED_SECONDS = 15.0
 """A dropped connection is noticed by its caller within this time."""
 _TORN_REPORTS = 3
 """So many reports in a row may show a share at a version that is not ready: it died, and has been seen and not been acted on yet."""

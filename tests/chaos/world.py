@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from firstlight.errors import FirstlightError
 from rollout.policy import RolloutPolicy
 from rollout.records import RolloutRecord
@@ -22,7 +24,7 @@ from rollout.spec import Phase, Traffic
 from rollout.store import Store
 from serving import adoption, control
 from serving.adoption import Record
-from serving.routes import Routes
+from serving.routes import Routes, Target
 from serving.steering import traffic_of
 from tests.chaos import clocks, sick, witness
 from tests.chaos.databases import Broken
@@ -32,7 +34,7 @@ ENVIRONMENT = "chaos"
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {
     "model": {"workers": 1, "cache_mb": 0, "queue_requests": 64},
-    "gateway": {"answer_seconds": 10},
+    "gateway": {"answer_seconds": 60},
     "orphan_seconds": 60,
 }
 _BUSY_SECONDS = 5.0
@@ -262,7 +264,22 @@ class World:
         now = time.time() + clocks.offset(self.clock_file)
         is_over = wanted.lease_until is not None and now >= wanted.lease_until
         should = Traffic(stable=wanted.traffic.stable) if is_over else wanted.traffic
-        return _spread(traffic_of(routes)) == _spread(should) == _spread(seen.traffic)
+        return _spread(traffic_of(routes)) == _spread(should) == _spread(seen.traffic) and all(map(_answers, _having(routes)))
+
+
+def _having(routes: Routes) -> list[Target]:
+    """Return the targets that get requests."""
+    left = 100 - routes.canary_weight - routes.baseline_weight
+    shares = ((routes.stable, left), (routes.canary, routes.canary_weight), (routes.baseline, routes.baseline_weight))
+    return [target for target, share in shares if target is not None and share > 0]
+
+
+def _answers(target: Target) -> bool:
+    """Return whether somebody is there and ready: routes may lead to one who has just died."""
+    try:
+        return httpx.get(f"{target.url}/v2/health/ready", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _spread(traffic: Traffic) -> dict[str, float]:
