@@ -15,8 +15,8 @@ from firstlight.errors import RefusedError
 from rollout.errors import NoRollout
 from rollout.spec import Phase
 from rollout.store import Store
+from tests.rollout.place import POLICY, Here, Time
 from tests.rollout.stores import DIGESTS, ENVIRONMENT, MODEL, promote, servable
-from tests.rollout.test_driver import POLICY, Here, Time
 
 
 @pytest.fixture
