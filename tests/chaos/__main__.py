@@ -8,6 +8,7 @@ import json
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--database", action="append", choices=("sqlite", "postgresql"), help="one of both; both in turn when left out")
     parser.add_argument("--json", type=Path, help="where to leave the figures")
     asked = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(1))  # by way of every context: nothing is left running
     seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
     _say(f"seed {seed}: make chaos CHAOS_SEED={seed} does the same again")
     folder = Path(tempfile.mkdtemp(prefix="firstlight-chaos-"))

@@ -42,6 +42,21 @@ class Held:
     """Phases in which the test keeps the driver, as the file says now."""
 
     file: Path
+    store: Store
+    token: int = 0
+    """The driver's."""
+
+    def wait(self, place: str) -> None:
+        """Return when the driver is not kept in ``place`` any more, or another one has taken over: it must find that out."""
+        while place in self and self._is_newest():
+            time.sleep(0.05)
+
+    def _is_newest(self) -> bool:
+        try:
+            record = self.store.rollout(ENVIRONMENT, MODEL)
+        except FirstlightError:
+            return True
+        return record is None or record.token == self.token
 
     def __contains__(self, place: object) -> bool:
         try:
@@ -68,8 +83,8 @@ class GatewayWorld:
 
     def stir(self, status: RolloutStatus) -> None:
         self._place = place_of(status)
-        while status.phase is Phase.WATCHING and self._place in self._held:  # it ends by the clock, whatever was measured
-            time.sleep(0.02)
+        if status.phase is Phase.WATCHING:  # it ends by the clock, whatever was measured
+            self._held.wait(self._place)
 
     def answered(self) -> Mapping[str, Answered]:
         return {}
@@ -91,8 +106,7 @@ class Move:
     held: Held
 
     def forward(self, spec: RolloutSpec, token: int) -> None:
-        while Phase.PROMOTING.value in self.held:
-            time.sleep(0.02)
+        self.held.wait(Phase.PROMOTING.value)
         expected, by = spec.stable, f"release {self.release_id}"
         which = {"version": spec.canary, "digest": self.digest, "release_id": self.release_id}
         self.store.promote(ENVIRONMENT, MODEL, **which, expected_champion=expected, by=by, token=token)
@@ -121,9 +135,10 @@ def reference(policy: RolloutPolicy, *, control_is_there: bool) -> Reference:
 
 def drive(words: dict[str, str]) -> int:
     """Drive one release to its end, and close it."""
-    clock, held = clocks.clock(), Held(Path(words["hold"]))
+    clock = clocks.clock()
     policy = RolloutPolicy.model_validate_json(words["policy"])
     with Store(words["store"], clock=clock.wall, busy_seconds=_BUSY_SECONDS) as store:
+        held = Held(file=Path(words["hold"]), store=store)
         champion, version = store.champion(ENVIRONMENT, MODEL), store.version(MODEL, words["version"])
         spec = _spec(store, words["release"], version.version, champion.version if champion else None, policy)
         errand = Errand(
@@ -139,6 +154,7 @@ def drive(words: dict[str, str]) -> int:
         )
 
         def backend(token: int) -> LocalBackend:
+            held.token = token
             how = {"lease_seconds": policy.lease_seconds, "shadow_percent": policy.shadow_percent, "token": token}
             return LocalBackend(store, ENVIRONMENT, MODEL, by=f"release {words['release']}", clock=clock.wall, **how)
 
