@@ -20,6 +20,11 @@ OURS = {
     ("rollout", "drill"): {"required": True, "valid_hours": 48.0, "limit_seconds": 60.0},
     ("rollout", "answers"): {"anomaly_score": {"margin": 0.5, "tolerance": 0.4}},
     ("rollout", "flags_margin"): 0.1,
+    ("rollout", "budget"): {
+        "healthy_turned_back": 0.01,
+        "worse_promoted": 0.01,
+        "shares": {"errors": 0.3, "latency": 0.05, "quality": 0.05, "answers": 0.35, "flags": 0.05, "classes": 0.2},
+    },
 }
 """Where the local environment differs from the defaults of the code: its machines are shared and jitter, going back is rehearsed, and the demo's models are trained
 on so few spectra that good ones differ by more than a survey's would."""
