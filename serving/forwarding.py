@@ -34,6 +34,7 @@ _NEVER_RETRIED = 504
 _BUSY = (503, 504)
 """Answers of a model server that works but has too much to do: no reason to leave it out."""
 DEADLINE = "x-firstlight-timeout-ms"
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -100,13 +101,16 @@ class Forwarding:
         kept: Kept,
         headers: dict[str, str],
         answer_seconds: float,
+        wait_seconds: float,
         body_bytes: int,
         span: tracing.Span = tracing.NOTHING,
     ) -> None:
-        """``headers`` are those to pass on; ``body_bytes`` bounds the body."""
+        """``headers`` are those to pass on; ``body_bytes`` bounds the body; ``wait_seconds`` is how long a model may have nobody who answers
+        before requests are turned away."""
         self.incoming, self.served, self.kept, self.tried = incoming, served, kept, list[Tried]()
         self._upstream, self._metrics, self.headers, self._span = upstream, metrics, headers, span
         self._began, self._answer_seconds, self._body_bytes = time.monotonic(), answer_seconds, body_bytes
+        self._wait_seconds = wait_seconds
         self._fits = incoming.announced is not None and incoming.announced <= kept.limit
         self._held, self._is_holding = 0, False
 
@@ -117,7 +121,14 @@ class Forwarding:
         no memory for it.
         """
         await self._gather()
-        while len(self.tried) < ATTEMPTS and self.kept.is_whole:
+        await self._attempts(pinned, key=key)
+        while not any(attempt.status for attempt in self.tried) and await self._somebody_comes():
+            await self._attempts(pinned, key=key)
+        return next((attempt for attempt in reversed(self.tried) if attempt.status and not attempt.is_gone), None)
+
+    async def _attempts(self, pinned: str | None, *, key: str) -> None:
+        most = len(self.tried) + ATTEMPTS
+        while len(self.tried) < most and self.kept.is_whole:
             chosen = self._choose(pinned, key=key)
             if chosen is None:
                 break
@@ -128,7 +139,26 @@ class Forwarding:
             self.tried.append(attempt)
             if not attempt.failed or attempt.status == _NEVER_RETRIED:
                 break
-        return next((attempt for attempt in reversed(self.tried) if attempt.status and not attempt.is_gone), None)
+
+    async def _somebody_comes(self) -> bool:
+        """Wait for a model server that did not fail this request, where there was one until just now: a killed one is started again in seconds.
+
+        Returns False when nobody has come in time, the caller cannot wait that long, or the body is not kept. Only what is kept waits, so
+        the memory of all bounds how many do.
+        """
+        served, tried = self.served, {attempt.replica.url for attempt in self.tried}
+        until = served.alive_at + self._wait_seconds
+        if (deadline := self.headers.get(DEADLINE, "")).isdecimal():
+            until = min(until, self._began + int(deadline) / 1000)
+        while self.kept.is_whole:
+            if any(not tried.issuperset(target.urls) for target in served.routes.targets):
+                return True
+            if time.monotonic() >= until:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self.incoming.problem is not None:
+                raise self.incoming.problem
+        return False
 
     def close(self) -> None:
         """Give back all memory; the answer has been written, or nobody wants it."""
@@ -360,6 +390,8 @@ class Forwarding:
     def _charge(self, tried: Tried) -> None:
         """Write down what this attempt says of its version and its replica."""
         served, version, status = self.served, tried.target.version, tried.status
+        if status:
+            served.alive_at = time.monotonic()
         if tried.why:
             _LOG.warning(
                 "attempt failed", extra={"model": served.model, "version": version, "replica": tried.replica.url, "why": tried.why}

@@ -191,6 +191,7 @@ class Gateway:
             kept=kept,
             headers=self._passed_on(visit, caller),
             answer_seconds=self.options.answer_seconds,
+            wait_seconds=self.options.wait_seconds,
             body_bytes=limit,
             span=span,
         )

@@ -171,6 +171,9 @@ class Listening:
             for served in self.gateway.served.values():
                 checks += [check(replica, self.gateway.upstream) for replica in served.everybody()]
             await asyncio.gather(*checks, return_exceptions=True)
+            for served in self.gateway.served.values():
+                if any(not replica.failed_checks for target in served.routes.targets for replica in map(served.replicas.of, target.urls)):
+                    served.alive_at = time.monotonic()
 
 
 def _most_connections() -> int:

@@ -81,6 +81,8 @@ class GatewayOptions(_Part):
     """Callers' connections at a time; for one more the longest idle one is closed."""
     answer_seconds: float = Field(default=35.0, gt=0, allow_inf_nan=False)
     """Longest that a model server may take: a little more than it gives a request itself."""
+    wait_seconds: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """How long requests wait for a model whose last server has just gone: a killed one is started again in a few seconds. 0 turns them away at once."""
     health_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Time between two health checks of a model server."""
     sticky: str | None = Field(default=None, pattern=r"^(client|header:[a-z0-9-]{1,60})$")

@@ -1,6 +1,7 @@
 """What the gateway knows of one model: where its requests go, what was seen of its versions, and how its model servers are."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Served:
     was_told: bool = False
     """Whether somebody has said where its requests go, be it nowhere."""
     _lapses_at: float | None = None
+    alive_at: float = -math.inf
+    """When, by the steady clock, somebody was last known to answer: an answer, a health check, or new routes, which name only who is ready."""
 
     @property
     def path(self) -> str:
@@ -38,6 +41,8 @@ class Served:
         """Send the next request by ``routes``; those in flight finish where they are."""
         self.replicas.keep(routes.urls())
         self.routes, self.was_told = routes, True
+        if routes.targets:
+            self.alive_at = time.monotonic()
         self._lapses_at = None if routes.canary_seconds is None else time.monotonic() + routes.canary_seconds
 
     def lapse(self, now: float) -> bool:

@@ -135,12 +135,16 @@ class Actor:
 class Stage:
     """One gateway, served from a thread."""
 
-    def __init__(self, *, models=("m",), limits: Limits | None = None, access=None, access_log=None, tls=None, **options) -> None:
+    def __init__(
+        self, *, models=("m",), limits: Limits | None = None, access=None, access_log=None, tls=None, wait_seconds=0.0, **options
+    ) -> None:
         public, control = process.bind(), process.bind()
         self.port = process.port_of(public)
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self.control = Control(f"http://127.0.0.1:{process.port_of(control)}", token=TOKEN)
-        self.gateway = Gateway(models, token=TOKEN, options=GatewayOptions(**options), access=access, access_log=access_log)
+        self.gateway = Gateway(
+            models, token=TOKEN, options=GatewayOptions(wait_seconds=wait_seconds, **options), access=access, access_log=access_log
+        )
         self.listening = Listening(
             self.gateway, Sockets(public=public, control=control, tls=tls), limits=limits or Limits(), grace_seconds=5
         )

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
@@ -218,3 +219,20 @@ def test_callers_of_a_gateway_that_has_no_routes_yet_wait_for_them_and_not_for_e
         assert untold.post(b"ab").status_code == 503
     finally:
         untold.close()
+
+
+def test_a_request_waits_for_the_server_that_replaces_a_dead_one_and_no_longer_than_its_caller_would():
+    dead, new = Actor(lambda ask: whole(b"never")), Actor(lambda ask: whole(b"again"))
+    with stage(dead, new, wait_seconds=30.0) as made, ThreadPoolExecutor(3) as callers:
+        made.route(dead)
+        dead.close()
+        began = time.monotonic()
+        assert made.post(headers={"x-firstlight-timeout-ms": "200"}).status_code == 503
+        waiting = [callers.submit(made.post) for _ in range(2)]
+        made.route(None)
+        waiting.append(callers.submit(made.post))
+        assert time.monotonic() - began < 25, "the caller's own deadline counts"
+        made.route(new)
+        assert [answer.result().content for answer in waiting] == [b"again"] * 3
+    with stage(wait_seconds=30.0) as made:
+        assert made.post().status_code == 503, "nobody waits for whom nobody has seen"
