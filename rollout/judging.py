@@ -172,7 +172,7 @@ def error_questions(
     alpha, margin = split.healthy_turned_back[Measure.ERRORS], policy.error_margin
     if control is None:
         return [_one_share("errors", Measure.ERRORS, live, policy.error_limit, split)]
-    wide = _wider(margin, leniency)
+    wide = np.minimum(margin * np.asarray(leniency), 0.95)
     if pairs is None:
         return [_two_shares("errors", Measure.ERRORS, live, control, margin, wide, split, alpha)]
     together = (live[0] + pairs.failed, live[1] + pairs.copied)
@@ -304,7 +304,7 @@ def _quality(policy: RolloutPolicy, split: Levels, evidence: Evidence, reference
         return _one_share("quality", Measure.QUALITY, canary, 1 - policy.quality_minimum, split)
     control = (other.quality_total - other.quality_good, other.quality_total) if other else (0, 0)
     alpha, margin = split.healthy_turned_back[Measure.QUALITY], policy.quality_margin
-    return _two_shares("quality", Measure.QUALITY, canary, control, margin, _wider(margin, leniency), split, alpha)
+    return _two_shares("quality", Measure.QUALITY, canary, control, margin, np.minimum(margin * np.asarray(leniency), 0.95), split, alpha)
 
 
 def _answers(policy: RolloutPolicy, split: Levels, pairs: Pairs, reference: Reference, leniency: float) -> list[Question]:
@@ -398,7 +398,3 @@ def _two_sided(
         edges=(above, below),
         foreseen=later if trials else None,
     )
-
-
-def _wider(margin: float, leniency: Numbers) -> Numbers:
-    return np.minimum(margin * np.asarray(leniency), 0.95)
