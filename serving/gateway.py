@@ -16,10 +16,11 @@ from serving import http, protocol, tenancy, tracing
 from serving.access import ANYBODY, Access, Action, Caller, unknown_model
 from serving.access_log import AccessLog
 from serving.access_log import Request as Line
+from serving.attempt import Kept, Tried
 from serving.control_api import ControlApi
 from serving.errors import NotReadyError, OverloadedError, ProtocolError, Refused, UnreachableError
 from serving.flow import Budget
-from serving.forwarding import DEADLINE, Forwarding, Kept, Tried
+from serving.forwarding import DEADLINE, Forwarding
 from serving.gateway_metrics import CONTENT_TYPE, GatewayMetrics
 from serving.http import CLIENT, MOST_ROWS, REQUEST_ID, ROWS, VERSION
 from serving.incoming import HIGH, Incoming, Vanished, too_long
