@@ -16,9 +16,10 @@ In every phase the rows are asked from above; the first that applies is the outc
     PROMOTING
     1  PASS                 WATCHING; SUCCEEDED without an old stable, or where the policy watches for no time
     2  FAIL                 FAILED: the store refused, for somebody else was promoted
-    3  canary not ready     FAILED, back
-    4  ABORT                ABORTED, back
-    5  the deadline passed  UNDECIDED, back
+    3  LEASE_LAPSED         STARTING at the last step: nobody runs the canary any more, so it must not become champion from here
+    4  canary not ready     FAILED, back
+    5  ABORT                ABORTED, back
+    6  the deadline passed  UNDECIDED, back
     WATCHING
     1  FAIL                 FAILED, back to the old stable
     2  canary not ready     FAILED, back
@@ -170,6 +171,8 @@ def _promoting(status: RolloutStatus, look: _Look) -> RolloutStatus:
         return replace(status, phase=after, weight=weight, step_started=look.now, reasons=())
     if look.verdict is Verdict.FAIL:  # somebody else's champion answers by now: nothing to wait for
         return _end(status, Phase.FAILED, look, look.reasons or ("the champion could not be moved",))
+    if look.event is Event.LEASE_LAPSED:
+        return _start_again(status, look)
     if not look.canary_ready:
         return _back(status, Phase.FAILED, look, f"version {status.canary} stopped being ready while it was promoted")
     if look.event is Event.ABORT:

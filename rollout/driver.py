@@ -25,7 +25,7 @@ from rollout import analysis, controller
 from rollout.analysis import Assessment, Check
 from rollout.backends.base import ServingBackend
 from rollout.clock import Clock, SteadyTime, resumed
-from rollout.errors import Fenced, StaleChampion, StaleGeneration, StoreBusy, StoreUnreachable
+from rollout.errors import Fenced, LeaseLapsed, StaleChampion, StaleGeneration, StoreBusy, StoreUnreachable
 from rollout.evidence import Evidence, Reference
 from rollout.judge import Judge, World
 from rollout.lease import Lease
@@ -36,6 +36,7 @@ from rollout.store import Store
 from rollout.timeline import Point, Timeline, is_worth_keeping, point
 
 _ORDERED = (Event.PAUSE, Event.RESUME, Event.ABORT, Event.APPROVE)
+_LEASED = (Phase.PROGRESSING, Phase.PAUSED, Phase.APPROVING, Phase.PROMOTING)
 _JUDGED = (Phase.PROGRESSING, Phase.PAUSED, Phase.APPROVING, Phase.WATCHING)
 
 
@@ -171,6 +172,8 @@ class Driver:
         if event is not Event.LEASE_LAPSED:
             event = self._hold(event)
         look = self._look(event)
+        if self._lapsed:  # it may have been found out just now, by asking for the promotion
+            event = controller.foremost((event, Event.LEASE_LAPSED))
         after = controller.advance(
             self.errand.spec,
             self.status,
@@ -223,6 +226,8 @@ class Driver:
             self._clock.sleep(self._pace.poll)
             ready = canary_ready and (not self._has_baseline or self._backend.is_baseline_ready())
             self.assessment = analysis.readiness(spec.canary, ready=ready, problems=self._backend.problems)
+        elif self.status.phase is Phase.PROMOTING and event is Event.LEASE_LAPSED:
+            self.assessment = self._moved_before()
         elif self.status.phase is Phase.PROMOTING and (event is Event.ABORT or (is_known and not canary_ready)):
             said = "a person ended the rollout" if event is Event.ABORT else f"version {spec.canary} is not ready any more"
             self.assessment = _one("promotion", Verdict.CANNOT_TELL, f"the champion is not moved: {said}")
@@ -239,7 +244,17 @@ class Driver:
             self._champion.forward(self.errand.spec, self.token)
         except StaleChampion as error:
             return _one("promotion", Verdict.FAIL, str(error))
+        except LeaseLapsed as error:
+            self._lose_lease()
+            return _one("promotion", Verdict.CANNOT_TELL, str(error))
         return _one("promotion", Verdict.PASS, f"version {self.errand.spec.canary} is champion")
+
+    def _moved_before(self) -> Assessment:
+        """Return whether the champion had moved before the lease was over, and only the answer was lost."""
+        now, canary = self._store.champion(self.errand.environment, self.errand.model), self.errand.spec.canary
+        if now is not None and (now.version, now.release_id) == (canary, self.errand.release_id):
+            return _one("promotion", Verdict.PASS, f"version {canary} is champion")
+        return _one("promotion", Verdict.CANNOT_TELL, "the lease lapsed before the champion was moved")
 
     def _measured(self) -> Assessment:
         """Return what all evidence amounts to; *cannot tell* while the gateway does not answer, or does not route as it should."""
@@ -327,7 +342,7 @@ class Driver:
         time = resumed(self._clock, at=saved["at"], wall=saved["wall"], longest=spec.policy.lease_seconds)
         if status is None:
             return time, controller.begin(spec, time.now())
-        self._lapsed = status.phase in (Phase.PROGRESSING, Phase.PAUSED, Phase.APPROVING) and not self._is_out()
+        self._lapsed = status.phase in _LEASED and not self._is_out()
         return time, status
 
     def _is_out(self) -> bool:

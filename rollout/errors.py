@@ -6,6 +6,7 @@ firstlight.errors.RefusedError
     ├── BadEvidence           counts that contradict each other
     ├── StaleGeneration       somebody else changed the desired state since it was read
     ├── StaleChampion         somebody else moved the champion since it was read
+    ├── LeaseLapsed           the canary is not out any more: it cannot become champion from there
     ├── Fenced                a newer holder drives the rollout: this one may do nothing any more
     ├── NoRollout             no rollout runs, or not where this order would mean something
     ├── RolloutRunning        a rollout is in the way of an experiment
@@ -43,6 +44,10 @@ class StaleGeneration(RolloutError):
 
 class StaleChampion(RolloutError):
     """The champion is not the one the caller decided against: decide again against the present one."""
+
+
+class LeaseLapsed(RolloutError):
+    """The canary's lease is over: its traffic is back on stable and its server may be stopped. Put it out again first."""
 
 
 class Fenced(RolloutError):

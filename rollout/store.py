@@ -191,13 +191,14 @@ class Store:
 
         ``digest`` is the sha256 of model.pt2 that was judged; ``expected_champion`` the version decided against (None: there was none).
         Again for the same release is a no-op that returns the same line. Raises StaleChampion, UnknownVersion, UnknownRelease,
-        ReleaseClosed, Fenced.
+        ReleaseClosed, Fenced, and LeaseLapsed for a canary that was out and whose time was over before we got here: nothing runs it any more.
         """
         with self._database.writing() as connection:
             fence_rows.check(connection, environment, model, token)
             done = champion_rows.promoted_by(connection, environment, model, release_id)
             if done is None:
                 release_rows.check_may_promote(connection, release_id, environment, model, digest=digest)
+                traffic_rows.check_lease(connection, environment, model, version, at=self._clock())
             return champion_rows.promote(
                 connection,
                 environment,

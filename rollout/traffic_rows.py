@@ -4,7 +4,7 @@ from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from firstlight.digest import sha256_json
-from rollout.errors import StaleGeneration, UnknownVersion
+from rollout.errors import LeaseLapsed, StaleGeneration, UnknownVersion
 from rollout.records import Decision
 from rollout.spec import Desired, Observed, ServableVersion, Traffic
 from rollout.tables import DECISIONS, DESIRED, OBSERVED, VERSIONS
@@ -98,6 +98,16 @@ def renew_lease(
         check_generation(now, generation)
         raise StaleGeneration(
             f"a lease can be renewed only while a canary is out, generation {generation} of {model!r} has none; stop renewing"
+        )
+
+
+def check_lease(connection: Connection, environment: str, model: str, version: str, *, at: float) -> None:
+    """Raise LeaseLapsed when ``version`` is the canary and its time is over at ``at`` (unix seconds)."""
+    now = desired(connection, environment, model)
+    if now is not None and now.traffic.canary == version and now.lease_until is not None and at >= now.lease_until:
+        raise LeaseLapsed(
+            f"a canary becomes champion while it is out, the lease of version {version!r} of {model!r} was over {at - now.lease_until:.1f} s "
+            "ago: put it out again, and see it ready, first"
         )
 
 

@@ -33,7 +33,7 @@ SHORT: dict[str, tuple[Planned, ...]] = {
                 "progressing/100": ["kill supervisor"],
                 "paused": ["jump forward", "second release"],
                 "approving": ["second driver"],
-                "promoting": ["kill gateway"],
+                "promoting": ["slow database"],
                 "watching": ["kill database"],
             },
         ),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rollout.store import Store
-from tests.rollout.stores import DIGESTS, open_store, postgres_url, servable, wipe_postgres
+from tests.rollout.place import Here, Time
+from tests.rollout.stores import DIGESTS, open_store, postgres_url, promote, servable, wipe_postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -36,3 +37,14 @@ def sqlite_store(tmp_path: Path) -> Iterator[Store]:
         for version in DIGESTS:
             opened.add_version(servable(version))
         yield opened
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Here]:
+    """A place for a driver, where version 1 is champion."""
+    time = Time()
+    with Store(f"sqlite:///{tmp_path / 'state.db'}", clock=lambda: time.wall) as opened:
+        for version in DIGESTS:
+            opened.add_version(servable(version))
+        promote(opened, "1", expected=None)
+        yield Here(store=opened, time=time)

@@ -166,3 +166,8 @@ class Move:
 
     def back(self, spec: RolloutSpec, token: int, reason: str) -> None:
         self.here.store.rollback(*HERE, by="flow", reason=reason, to="1", expected_champion="2", token=token)
+
+
+def weights(here: Here) -> list[int]:
+    """The canary's share of the traffic, from route to route."""
+    return [traffic.canary_weight for traffic in here.routes]

@@ -72,6 +72,7 @@ ROWS = [
     (JUDGED, None, None, None, None, "stay"),
     ((Phase.PROMOTING,), PASS, None, None, None, "next"),
     ((Phase.PROMOTING,), FAIL, None, None, None, "failed"),
+    ((Phase.PROMOTING,), None, Event.LEASE_LAPSED, None, None, "start again"),
     ((Phase.PROMOTING,), None, None, False, None, "back: failed"),
     ((Phase.PROMOTING,), None, Event.ABORT, None, None, "back: aborted"),
     ((Phase.PROMOTING,), None, None, None, True, "back: undecided"),

@@ -1,7 +1,7 @@
 """The driver of a rollout against a gateway without processes: what it decides, what it survives, and in which order it goes back."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,27 +11,12 @@ from rollout.backends.simulated import Behaviour, Reply
 from rollout.driver import Driver, Ended
 from rollout.errors import Fenced, StoreUnreachable
 from rollout.spec import Phase, Traffic
-from rollout.store import Store
-from tests.rollout.place import HERE, POLICY, Here, Move, Time, healthy
-from tests.rollout.stores import DIGESTS, promote, servable
-
-
-@pytest.fixture
-def here(tmp_path: Any) -> Iterator[Here]:
-    time = Time()
-    with Store(f"sqlite:///{tmp_path / 'state.db'}", clock=lambda: time.wall) as store:
-        for version in DIGESTS:
-            store.add_version(servable(version))
-        promote(store, "1", expected=None)
-        yield Here(store=store, time=time)
+from tests.rollout.place import HERE, POLICY, Here, Move, healthy, weights
+from tests.rollout.stores import promote
 
 
 def to_promotion(driver: Driver) -> Ended:
     return driver.run(until={Phase.PROMOTING})
-
-
-def weights(here: Here) -> list[int]:
-    return [traffic.canary_weight for traffic in here.routes]
 
 
 def test_a_healthy_canary_takes_every_step_and_may_be_promoted(here: Here) -> None:

@@ -1,10 +1,11 @@
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from rollout.errors import NoPrevious, ReleaseClosed, StaleChampion, UnknownRelease, UnknownVersion
+from rollout.errors import LeaseLapsed, NoPrevious, ReleaseClosed, StaleChampion, UnknownRelease, UnknownVersion
 from rollout.records import Champion
 from rollout.spec import Traffic
 from rollout.store import Store
@@ -30,7 +31,7 @@ def test_promotion_moves_champion_previous_traffic_and_log_together(store: Any) 
     # Given a champion and a canary beside it
     promote(store, "1", expected=None)
     canary = Traffic(stable="1", canary="2", canary_weight=100)
-    store.propose(*HERE, canary, lease_until=60.0, expected_generation=1, by="flow")
+    store.propose(*HERE, canary, lease_until=time.time() + 60, expected_generation=1, by="flow")
     # When the canary is promoted
     champion = promote(store, "2", expected="1")
     # Then everything says so
@@ -43,6 +44,22 @@ def test_promotion_moves_champion_previous_traffic_and_log_together(store: Any) 
     promotions = [decision for decision in store.decisions(*HERE) if decision.what == "promote"]
     assert [decision.digest for decision in promotions] == [DIGESTS["1"], DIGESTS["2"]]
     assert [decision.number for decision in store.decisions(*HERE)] == list(range(1, 10))
+
+
+def test_a_canary_whose_time_was_over_is_not_promoted_and_nothing_is_changed(store: Any) -> None:
+    promote(store, "1", expected=None)
+    release = open_release(store, "2")
+    out = store.propose(
+        *HERE, Traffic(stable="1", canary="2", canary_weight=100), lease_until=time.time() - 3, expected_generation=1, by="flow"
+    )
+    call = {"version": "2", "digest": DIGESTS["2"], "release_id": release.id, "expected_champion": "1", "by": "flow"}
+    before = store.desired(*HERE), store.history(*HERE), store.decisions(*HERE)
+    with pytest.raises(LeaseLapsed, match=r"was over [34]\.\d s ago: put it out again"):
+        store.promote(*HERE, **call)
+    assert (store.desired(*HERE), store.history(*HERE), store.decisions(*HERE)) == before
+    # Out again it may; and that it has moved is the same afterwards, whatever time it is
+    store.renew_lease(*HERE, out.generation, time.time() + 60)
+    assert store.promote(*HERE, **call) == store.promote(*HERE, **call) == store.champion(*HERE)
 
 
 def test_promoting_again_for_the_same_release_changes_nothing(store: Any) -> None:

@@ -1,5 +1,6 @@
 """Rollouts in the store: who may act (fencing), what is kept, what people order; every change is logged exactly once."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_nobody_drives_before_the_first_claim(store: Any) -> None:
 def test_a_run_that_was_thought_dead_can_do_nothing_when_it_wakes_up(store: Any, release: str) -> None:
     # Given a run that put its canary out and fell asleep, and another that went on from there
     old = claim(store, release).token
-    wanted = store.propose(*HERE, CANARY, lease_until=60.0, expected_generation=None, by="first", token=old)
+    wanted = store.propose(*HERE, CANARY, lease_until=time.time() + 60, expected_generation=None, by="first", token=old)
     store.save_rollout(*HERE, token=old, status=begun(), evidence=EVIDENCE)
     new = claim(store, release, holder="second")
     assert (new.token, new.status, new.evidence, new.holder) == (old + 1, begun(), EVIDENCE, "second")
@@ -70,7 +71,7 @@ def test_a_run_that_was_thought_dead_can_do_nothing_when_it_wakes_up(store: Any,
             act()
     assert everything(store) == before
     # while the newest may do all of it
-    store.renew_lease(*HERE, wanted.generation, 600.0, token=new.token)
+    store.renew_lease(*HERE, wanted.generation, time.time() + 600, token=new.token)
     store.promote(*HERE, version="2", digest=DIGESTS["2"], release_id=release, expected_champion="1", by="second", token=new.token)
     assert store.rollback(*HERE, by="second", reason="sick", expected_champion="2", token=new.token).version == "1"
 
