@@ -29,7 +29,7 @@ class Reading:
     numbers: Mapping[str, str] = field(default_factory=dict)
     """Output -> name under which its differences are judged; the others are not compared."""
     score: str | None = None
-    """Output that is an anomaly above a threshold; None where the model says nothing of the kind."""
+    """Output that is an anomaly from a threshold on; None where the model says nothing of the kind."""
     thresholds: tuple[float, float] | None = None
     """The control's and the canary's: each was handed over with its own."""
     probabilities: str | None = None
@@ -172,7 +172,7 @@ class Meter:
         found: dict[str, Any] = {"answers": {known: couples[name] for name, known in reading.numbers.items() if name in couples}}
         scores = couples.get(reading.score or "")
         if scores and reading.thresholds is not None and all(map(math.isfinite, scores)):
-            found["flags"] = (scores[0] > reading.thresholds[0], scores[1] > reading.thresholds[1])
+            found["flags"] = (scores[0] >= reading.thresholds[0], scores[1] >= reading.thresholds[1])
         vector = outputs.get(reading.probabilities or "")
         if reading.labels and isinstance(vector, Mapping) and None not in (largest := vector.get("argmax", (None,))):
             found["classes"] = (reading.labels[0][largest[at]], reading.labels[1][largest[1 - at]])

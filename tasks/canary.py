@@ -21,7 +21,7 @@ import pandas as pd
 from prefect import get_run_logger
 
 from firstlight import settings as settings_module
-from firstlight.errors import FirstlightError, TransientError
+from firstlight.errors import FirstlightError, RefusedError, TransientError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
 from models import handoff
@@ -269,7 +269,7 @@ def _meaning(
     if spec.stable is None:
         return Reading(canary=spec.canary), alone
     other = handoff.load(records.version(release.model, spec.stable).folder)
-    scales, score = _scales(rules, papers, other, _evaluated(settings, release, records, spec, evaluated)), papers.role("score")
+    scales, score = scales_of(rules, papers, other, _answers_of_stable(settings, release, records, spec, other)), papers.role("score")
     thresholds = None
     if score is not None and score == other.role("score") and papers.model.score_threshold is not None:
         thresholds = None if other.model.score_threshold is None else (other.model.score_threshold, papers.model.score_threshold)
@@ -300,24 +300,36 @@ def _meaning(
     return reading, reference
 
 
-def _evaluated(settings: Settings, release: OpenedRelease, records: Store, spec: RolloutSpec, mine: pd.DataFrame) -> pd.DataFrame:
-    """Return the held-out rows with stable's answers, from its own release where that is still here, else with the candidate's."""
+def _answers_of_stable(settings: Settings, release: OpenedRelease, records: Store, spec: RolloutSpec, other: HandOff) -> pd.DataFrame:
+    """Return a table of stable's own answers: on held-out rows, where its release is still here, else on the reference rows it was handed over with.
+
+    Never the candidate's: one whose answers spread widely would make its own margin.
+    """
     lines: list[Champion] = [line for line in records.history(release.environment, release.model) if line.version == spec.stable]
     for line in reversed(lines):
         table = settings.folder("releases", line.release_id) / checking.EVALUATED if line.release_id else Path()
         if table.is_file():
             return pd.read_parquet(table)
-    return mine
+    return other.reference_table()
 
 
-def _scales(rules: RolloutPolicy, papers: HandOff, other: HandOff, evaluated: pd.DataFrame) -> dict[str, tuple[str, float]]:
-    """Return name in the policy -> (output, standard deviation of stable's answers): scalars that both answer and that vary."""
+def scales_of(rules: RolloutPolicy, papers: HandOff, other: HandOff, evaluated: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """Return name in the policy -> (output, standard deviation of stable's answers): scalars that both answer and that vary.
+
+    Raises RefusedError where nobody knows how stable's answers spread.
+    """
     mine, theirs = ({output.name for output in one.model.outputs} for one in (papers, other))
     found: dict[str, tuple[str, float]] = {}
     for name in rules.answers:
         output = papers.role(name) or name
-        if output in mine & theirs and output in evaluated:
-            scale = float(np.nanstd(evaluated[output].to_numpy(dtype=np.float64)))
-            if np.isfinite(scale) and scale > 0:
-                found[name] = (output, scale)
+        if output not in mine & theirs:
+            continue
+        if output not in evaluated:
+            raise RefusedError(
+                f"how widely {output!r} of the stable version spreads must be known to judge by it, neither its evaluation nor its reference "
+                f"table has it: hand over a reference table with the model's answers, or leave {name!r} out of rollout.answers"
+            )
+        scale = float(np.nanstd(evaluated[output].to_numpy(dtype=np.float64)))
+        if np.isfinite(scale) and scale > 0:
+            found[name] = (output, scale)
     return found

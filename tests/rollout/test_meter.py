@@ -190,3 +190,10 @@ def test_a_held_out_row_has_one_answer_however_often_it_is_sent_and_faint_ones_a
 def test_a_document_that_is_none_is_refused_in_a_sentence(document: dict[str, Any]) -> None:
     with pytest.raises(BadEvidence, match="; "):
         begun(world(50)).streams(document, in_step=True)
+
+
+def test_a_score_at_its_threshold_is_flagged_as_everywhere_else() -> None:
+    gateway = world(0, stable=answering(0.9), canary=answering(math.nextafter(0.9, 0)))
+    meter = begun(gateway)
+    gateway.ask(10)
+    assert look(meter, gateway).pairs.flags == (0, 0, 10, 0), "the control's are anomalies, the canary's just not"
