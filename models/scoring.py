@@ -146,16 +146,17 @@ class _Run:
         self._rows = sum(_rows(self.found, key) for key in keys.values() if finished(self.found.get(key)))
 
     def finish(self) -> None:
-        """Work until nothing is missing. Raises TransientError when the store does not answer, after all that was begun is finished."""
+        """Work until nothing is missing. Raises TransientError when the store does not answer, after all that was fetched is finished."""
         self._tell()
         while True:
             if self._failure is None:
                 self._plan()
-                self._crew.offer(self._units)
-                if not (self._units or self._files or self._crew.busy):
-                    self._crew.offer(self._alone, most=1)
-            if not self._crew.busy and (self._failure is not None or not (self._units or self._files)):
-                break
+            self._crew.offer(self._units)  # what was fetched before a failure too: it is not asked for again
+            is_last = not self._units and (self._failure is not None or not self._files)
+            if is_last and not self._crew.busy:
+                self._crew.offer(self._alone, most=1)
+                if not self._crew.busy:
+                    break
             for event in self._crew.wait(0.05 if self._sources.waiting else None):
                 self._hear(event)
         if self._failure is not None:
