@@ -25,6 +25,8 @@ BUSY_SECONDS = 10.0
 """How long a writer waits for another one before it gives up with StoreBusy."""
 _ANSWER_SECONDS = 5.0
 """How long a server may take for what it is asked, beside waiting for other writers; then it counts as unreachable."""
+_READ_ONLY_TRANSACTION = "25006"
+"""PostgreSQL's SQLSTATE (Appendix A of its manual)."""
 _POSTGRES_LOCK = 0x66697273  # "firs": any constant that nothing else in the database uses
 
 
@@ -175,6 +177,11 @@ def _as_sentence(error: exc.DBAPIError, name: str, busy_seconds: float) -> Excep
     if "locked" in low or "lock timeout" in low:
         return StoreBusy(
             f"the rollout store {name} must be free to write within {busy_seconds:g} s, another writer held it ({said}); try again"
+        )
+    if getattr(error.orig, "sqlstate", None) == _READ_ONLY_TRANSACTION:
+        return StoreUnreachable(
+            f"the rollout store {name} must accept changes, it does not ({said}), as a standby after a failover; "
+            "nothing was changed, try again when it is writable"
         )
     if "readonly" in low or "read-only" in low:
         return StoreRefused(

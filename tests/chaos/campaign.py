@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from firstlight.errors import FirstlightError
 from rollout.policy import AnswerRule, RolloutPolicy
 from rollout.spec import Phase
+from serving.options import GatewayOptions
 from tests.chaos import invariants, witness
 from tests.chaos.client import Callers
 from tests.chaos.faults import FAULTS, Run
@@ -25,6 +26,8 @@ _ENDS = tuple(phase.value for phase in Phase if phase.is_final)
 _PROMISED_SECONDS = 10.0
 """Beside the lease: within which the world equals the desired state again."""
 _RELEASE_SECONDS = 600.0
+_WAIT_SECONDS = GatewayOptions().wait_seconds
+"""How long the gateway lets a request wait for somebody who answers."""
 _LOG = logging.getLogger(__name__)
 Plan = Mapping[str, Sequence[str]]
 
@@ -116,7 +119,9 @@ class Campaign:
     def check(self) -> tuple[list[str], Excused]:
         """Return every sentence about what did not hold, and what callers met and may meet."""
         store, written = self.world.store, witness.seen(self.world.database.url)
-        wrong, excused = invariants.failed_requests(self.callers.asked, self.happened, callers=self.callers.count)
+        wrong, excused = invariants.failed_requests(
+            self.callers.asked, self.happened, callers=self.callers.count, wait_seconds=_WAIT_SECONDS
+        )
         wrong += invariants.champions(store.history(ENVIRONMENT, MODEL), written)
         wrong += invariants.ready_before_traffic(written)
         wrong += invariants.healed_in_time(self.happened, seconds=self.bound_seconds)

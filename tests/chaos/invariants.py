@@ -14,6 +14,7 @@ from tests.chaos.witness import Written
 
 _NOTICED_SECONDS = 15.0
 """A dropped connection is noticed by its caller within this time."""
+_UNAVAILABLE = 503
 _TORN_REPORTS = 3
 """So many reports in a row may show a share at a version that is not ready: it died, and has been seen and not been acted on yet."""
 
@@ -48,16 +49,18 @@ class Excused:
     repeated: int
     """The connection was dropped by a gateway that was killed; asked once more, they were answered."""
     met_nobody: int
-    """They came, or were in flight, while the only process that answers was dead."""
+    """They were in flight in the only process that answers when it was killed, or waited for the next one as long as the gateway lets them."""
 
 
-def failed_requests(asked: Sequence[Asked], happened: Sequence[Happened], *, callers: int) -> tuple[list[str], Excused]:
-    """Return what no caller should have met, and what one may meet."""
+def failed_requests(
+    asked: Sequence[Asked], happened: Sequence[Happened], *, callers: int, wait_seconds: float
+) -> tuple[list[str], Excused]:
+    """Return what no caller should have met, and what one may meet. The gateway lets a request wait ``wait_seconds`` for a process that is started again."""
     wrong, met_nobody = [], 0
     for one in asked:
         if one.ok:
             continue
-        if any(done.left_nobody and _overlaps(one, done) for done in happened):
+        if any(done.left_nobody and _may_fail(one, done, wait_seconds) for done in happened):
             met_nobody += 1
             continue
         wrong.append(f"request {one.number} got {one.status or 'no answer'} after {one.ended - one.began:.2f} s: {one.error}")
@@ -71,8 +74,12 @@ def failed_requests(asked: Sequence[Asked], happened: Sequence[Happened], *, cal
     return wrong, Excused(repeated=sum(bool(one.dropped) and one.ok for one in asked), met_nobody=met_nobody)
 
 
-def _overlaps(one: Asked, done: Happened) -> bool:
-    return one.ended >= done.at and (done.healed is None or one.began <= done.healed)
+def _may_fail(one: Asked, done: Happened, wait_seconds: float) -> bool:
+    """In flight when the process was killed; or it came while there was none, and got 503 after it had waited its whole time, no sooner."""
+    if one.began <= done.at <= one.ended:
+        return True
+    came = one.ended >= done.at and (done.healed is None or one.began <= done.healed)
+    return came and one.status == _UNAVAILABLE and one.ended - one.began >= wait_seconds
 
 
 def champions(history: Sequence[Champion], written: Sequence[Written]) -> list[str]:

@@ -21,7 +21,7 @@ GATEWAY_DIED = replace(STABLE_DIED, victim="gateway")
 
 
 def failed(*asked, happened=()):
-    return invariants.failed_requests(asked, happened, callers=2)
+    return invariants.failed_requests(asked, happened, callers=2, wait_seconds=5.0)
 
 
 def test_a_failed_request_is_wrong_whatever_else_happens():
@@ -38,9 +38,20 @@ def test_a_failed_request_is_wrong_whatever_else_happens():
         assert excused.met_nobody == 0
 
 
-@pytest.mark.parametrize(("began", "is_excused"), [(8.0, False), (10.0, True), (13.0, False)])
-def test_only_a_request_that_met_a_dead_process_without_a_replica_may_fail(began, is_excused):
-    wrong, excused = failed(replace(REFUSED, began=began, ended=began + 0.1), happened=[STABLE_DIED])
+@pytest.mark.parametrize(
+    ("began", "ended", "status", "is_excused"),
+    [
+        (8.0, 8.1, 503, False),  # before
+        (8.95, 9.1, 503, True),  # in flight in the process when it was killed
+        (8.95, 9.1, 500, True),
+        (10.0, 10.1, 503, False),  # it did not wait for the next process
+        (10.0, 15.0, 503, True),  # it did, and there was none
+        (10.0, 15.0, 500, False),
+        (13.0, 18.0, 503, False),  # after
+    ],
+)
+def test_only_a_request_in_a_dead_process_without_a_replica_or_one_that_waited_for_the_next_may_fail(began, ended, status, is_excused):
+    wrong, excused = failed(replace(REFUSED, status=status, began=began, ended=ended), happened=[STABLE_DIED])
     assert (wrong == [], excused.met_nobody) == (is_excused, int(is_excused))
 
 

@@ -41,10 +41,10 @@ def path(tmp_path: Path) -> Path:
 def test_a_read_only_database_can_be_read_and_says_so_when_written(path: Path) -> None:
     with Store(f"sqlite:///file:{path}?mode=ro&uri=true") as store:
         assert store.champion(*HERE).version == "1"  # type: ignore[union-attr]
-        check_read_only(store)
+        check_read_only(store, StoreRefused, "must be writable, it is read-only .* give this user write access")
 
 
-def check_read_only(store: Store) -> None:
+def check_read_only(store: Store, kind: type[Exception], sentence: str) -> None:
     spec = RolloutSpec(canary="2", stable="1", policy=RolloutPolicy())
     wishes = {"name": "night", "a": "1", "b": "2", "share": 10, "sticky": None, "until": 9e9, "by": "ada"}
     writes: list[Callable[[], object]] = [
@@ -55,7 +55,7 @@ def check_read_only(store: Store) -> None:
         lambda: store.begin_experiment(*HERE, **wishes),  # type: ignore[arg-type]
     ]
     for write in writes:
-        with pytest.raises(StoreRefused, match=r"must be writable, it is read-only .* give this user write access"):
+        with pytest.raises(kind, match=sentence):
             write()
     assert (store.rollout(*HERE), store.drills(*HERE), store.experiment(*HERE)) == (None, [], None)
 
@@ -83,11 +83,16 @@ def as_owner(url: str, statement: str) -> list[Any]:
     return found
 
 
-def test_a_server_that_became_read_only_can_be_read_and_says_so_when_written(server: str) -> None:
+def test_a_server_that_became_read_only_can_be_read_and_is_tried_again_when_written(server: str) -> None:
     as_owner(server, f"ALTER DATABASE {make_url(server).database} SET default_transaction_read_only = on")
     with Store(server) as store:
         assert store.champion(*HERE).version == "1"  # type: ignore[union-attr]
-        check_read_only(store)
+        check_read_only(
+            store, StoreUnreachable, "must accept changes, it does not .* standby after a failover; nothing was changed, try again"
+        )
+        as_owner(server, f"ALTER DATABASE {make_url(server).database} RESET default_transaction_read_only")
+    with Store(server) as store:
+        assert store.request_drill(*HERE, "1", by="ada") == "1#1"
 
 
 def test_a_server_that_stands_still_is_given_up_and_used_again_when_it_goes_on(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
