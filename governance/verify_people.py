@@ -1,0 +1,132 @@
+"""The people of a release: whose statements count over exactly this, and whether that is what the release says they decided."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from firstlight.digest import sha256_bytes
+from firstlight.verdict import Verdict
+from governance.approvers import Approvers, parse_approvers
+from governance.documents import read_bounded
+from governance.errors import ApproversError, EvidenceError, GovernanceError
+from governance.evidence import evidence_path, read_evidence
+from governance.policy import RiskPolicy
+from governance.signoff import SignOffDecision, judge
+from governance.statement import Signed, collect, parse_moment, parse_statement
+from governance.subject import ALLOWED_SIGNERS_FILE, APPROVERS_FILE, Subject
+from governance.verification import Finding, Notes, shown
+
+CANARY = "canary"
+"""Evidence document of the canary: it exists only where traffic was moved."""
+DECISION = "sign_off"
+"""Evidence document that holds the decision over the statements."""
+
+
+def check_people(folder: Path, subject: Subject, policy: RiskPolicy, trusted: Approvers | None, now: datetime, notes: Notes) -> None:
+    """The approvers file is the one of then, and the signatures give the decision the release claims; ``trusted`` says whom you believe."""
+    people = trusted
+    try:
+        data = read_bounded(folder / APPROVERS_FILE, ApproversError)
+        if sha256_bytes(data) != subject.approvers_digest:
+            what = f"changed after people were asked: sha256 was {subject.approvers_digest[:16]}…, is {sha256_bytes(data)[:16]}…"
+            notes.wrong(APPROVERS_FILE, what)
+        then = parse_approvers(data, APPROVERS_FILE)
+        people = people or then
+        _check_allowed_signers(folder, then, notes)
+    except GovernanceError as problem:
+        notes.wrong(APPROVERS_FILE, f"cannot be used: {problem}")
+    if people is not None:
+        _check_decision(folder, subject, policy, people, now, notes)
+
+
+def _check_allowed_signers(folder: Path, people: Approvers, notes: Notes) -> None:
+    """The file that stock ssh-keygen reads names the people and keys of the approvers file beside it and nobody else."""
+    path = folder / ALLOWED_SIGNERS_FILE
+    if not path.exists():
+        return
+    wrong = _keys_named(read_bounded(path, ApproversError)) ^ _keys_named(people.allowed_signers())
+    for who, _, key in sorted(wrong):
+        notes.wrong(
+            ALLOWED_SIGNERS_FILE,
+            f"must name the people of {APPROVERS_FILE} beside it, {shown(who)} with key {shown(key)} stands in one of the two",
+        )
+
+
+def _keys_named(lines: bytes) -> set[tuple[str, str, str]]:
+    """Principal, key type and key of each line."""
+    words = [line.split() for line in lines.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith("#")]
+    return {(line[0], line[-2], line[-1]) for line in words if len(line) > 2}
+
+
+def _check_decision(folder: Path, subject: Subject, policy: RiskPolicy, people: Approvers, now: datetime, notes: Notes) -> None:
+    recorded = recorded_decision(folder)
+    statements, unreadable = collect(folder)
+    when = _moment_of(recorded, statements) or now
+    decision = judge(statements, subject=subject, approvers=people, policy=policy, now=when)
+    findings = [Finding(where=f"signoffs/{name}", what=why) for name, why in unreadable]
+    findings += _lost(recorded, decision)
+    findings += _revoked(decision, people, now)
+    if recorded is not None and recorded.get("verdict") != decision.verdict.value:
+        what = f"says {recorded.get('verdict')!r}, the signatures say {decision.verdict.value!r}: {decision.summary}"
+        findings.append(Finding(where=f"evidence/{DECISION}.json", what=what))
+    if decision.verdict != Verdict.PASS and evidence_path(folder, CANARY).exists():
+        findings.append(Finding(where=f"evidence/{CANARY}.json", what=f"traffic was moved without a valid sign-off: {decision.summary}"))
+    if findings or decision.verdict == Verdict.PASS:
+        notes.part(findings, f"the signatures hold: {decision.summary}")
+
+
+def _lost(recorded: dict[str, Any] | None, decision: SignOffDecision) -> list[Finding]:
+    """Statements the release counted and that no longer count, with the reason."""
+    counted = [item for item in (recorded or {}).get("accepted", []) if isinstance(item, dict)]
+    still = {item.email for item in decision.accepted}
+    whys = dict(decision.refused)
+    return [
+        Finding(
+            where=f"signoffs/{item.get('source')}", what=f"no longer counts: {whys.get(str(item.get('email')), _why_source(item, whys))}"
+        )
+        for item in counted
+        if item.get("email") not in still
+    ]
+
+
+def _why_source(item: dict[str, Any], whys: dict[str, str]) -> str:
+    return whys.get(str(item.get("source")), "it is not there any more")
+
+
+def _revoked(decision: SignOffDecision, people: Approvers, now: datetime) -> list[Finding]:
+    keys = {key.public.fingerprint: key for person in people.approvers for key in person.keys}
+    found = []
+    for item in decision.accepted:
+        key = keys[item.fingerprint]
+        if key.revoked is not None and key.revoked <= now.date():
+            what = f"signed {item.signed_at} with key {item.fingerprint}, revoked on {key.revoked}: the signature proves nothing any more"
+            found.append(Finding(where=f"signoffs/{item.source}", what=what))
+    return found
+
+
+def recorded_decision(folder: Path) -> dict[str, Any] | None:
+    """Return the decision the release recorded, or None where there is none that can be read."""
+    try:
+        return read_evidence(folder, DECISION)
+    except EvidenceError:
+        return None
+
+
+def _moment_of(recorded: dict[str, Any] | None, statements: Sequence[Signed]) -> datetime | None:
+    """When the release decided: a sign-off that has expired since was still good then."""
+    try:
+        return parse_moment(str((recorded or {}).get("decided_at")))
+    except ValueError:
+        pass
+    moments = []
+    for signed in statements:
+        moments += _signed_at(signed)
+    return max(moments, default=None)
+
+
+def _signed_at(signed: Signed) -> list[datetime]:
+    try:
+        return [parse_moment(parse_statement(signed.statement).signed_at)]
+    except GovernanceError:
+        return []
