@@ -8,7 +8,6 @@ resolves those whose cause is gone. Obligations do not depend on the clock, only
 by the right one leaves exactly the right incidents open.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from firstlight.digest import sha256_bytes
 from governance.approvers import Approvers
 
-_DATE = re.compile(r"(?<![\d-])\d{4}-\d{2}-\d{2}(?![\d-])")
 _SHORT = 12
 
 
@@ -54,6 +52,9 @@ class Kind(StrEnum):
     UNREADABLE = "cannot-be-judged"
 
 
+ANSWERABLE = frozenset({Kind.INTERVAL, Kind.POLICY, Kind.SCENARIOS, Kind.SIGNER, Kind.KEY, Kind.CONDITION})
+"""What one person with authority may answer by a signed reason. The others end only when their cause does: a quorum, a waiver, a release, a mended file."""
+
 CRITICAL = frozenset({Kind.MODEL, Kind.KEY, Kind.WAIVER, Kind.RATIFICATION, Kind.UNSIGNED})
 """What nobody answers for at present; the others are *warning*: somebody does, but must look again."""
 
@@ -68,8 +69,8 @@ class Approval:
     fingerprint: str
     """Of the key that signed."""
     signed_at: datetime
-    conditions: tuple[str, ...] = ()
-    """Sentences; a date in one (2027-01-31) is the last day for it."""
+    conditions: tuple[tuple[str, date], ...] = ()
+    """(sentence, the day by which it asks for something); conditions without a day are for people to remember."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,23 +177,6 @@ def next_interval(found: Iterable[Obligation]) -> datetime | None:
     return next((one.due_at for one in found if one.kind is Kind.INTERVAL), None)
 
 
-def last_day(sentence: str) -> date | None:
-    """Return the latest date a condition names (``2027-01-31``), or None; what only looks like a date is none.
-
-    >>> last_day("Measure again by 2027-01-31, at the latest.")
-    datetime.date(2027, 1, 31)
-    >>> last_day("Never at night, and not before 2027-13-45.") is None
-    True
-    """
-    days = []
-    for text in _DATE.findall(sentence):
-        try:
-            days.append(date.fromisoformat(text))
-        except ValueError:
-            continue
-    return max(days, default=None)
-
-
 def _interval(signed: SignedOff, present: Present, rules: ReassessmentPolicy) -> Obligation | None:
     looks = [one.signed_at for one in signed.approvals] + list(present.reassessed)
     if signed.emergency is not None:
@@ -262,8 +246,7 @@ def _signer(release: str, approval: Approval, approvers: Approvers) -> Obligatio
 def _promises(signed: SignedOff, present: Present) -> list[Obligation]:
     found = [_waiver(signed.release, waiver, present.waived_until.get(waiver.scenario)) for waiver in signed.waivers]
     for approval in signed.approvals:
-        dated = [(sentence, day) for sentence in approval.conditions if (day := last_day(sentence)) is not None]
-        found += [_condition(signed.release, approval, sentence, day) for sentence, day in dated]
+        found += [_condition(signed.release, approval, sentence, day) for sentence, day in approval.conditions]
     if signed.emergency is not None and not signed.emergency.ratified:
         found.append(
             Obligation(
@@ -296,7 +279,7 @@ def _condition(release: str, approval: Approval, sentence: str, day: date) -> Ob
     shown = sentence if len(sentence) <= 200 else sentence[:199] + "…"
     return Obligation(
         kind=Kind.CONDITION,
-        cause=f"{Kind.CONDITION}:{release}:{_short(f'{approval.email} {sentence}')}",
+        cause=f"{Kind.CONDITION}:{release}:{_short(f'{approval.email} {day} {sentence}')}",
         due_at=_midnight(day + timedelta(days=1)),
         summary=f"{approval.name} approved release {release} on a condition whose day has passed ({day}): {shown!r}; show that it is met",
     )
@@ -360,7 +343,7 @@ def is_ours(cause: str) -> bool:
 
 def _is_answered(one: Obligation, answered_at: datetime | None) -> bool:
     """An answer given before the day counts for nothing: a clock that was ahead must not silence the real date."""
-    return answered_at is not None and (one.due_at is None or answered_at >= one.due_at)
+    return one.kind in ANSWERABLE and answered_at is not None and (one.due_at is None or answered_at >= one.due_at)
 
 
 def _over(cause: str, one: Obligation | None, answered_at: datetime | None, *, live: str, now: datetime, is_blind: bool) -> str | None:
