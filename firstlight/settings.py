@@ -70,6 +70,18 @@ class Settings(BaseSettings):
     trusted_keys: Path | None = None
     """Public halves of the pipeline keys that model servers trust, one a line; None means the public half of `pipeline_key`."""
 
+    model_key: Path | None = None
+    """Private key (PEM, P-256) with which model folders are signed at registration; None means keys/model-signing in the state folder, made once."""
+
+    model_key_pem: str | None = None
+    """The text of that key instead; give it as FIRSTLIGHT_MODEL_KEY_PEM, never in the file."""
+
+    model_key_pkcs11: str | None = None
+    """PKCS#11 URI of that key in a hardware module instead; needs the extra `pkcs11`."""
+
+    model_keys_file: Path | None = None
+    """Keys whose signatures of models are believed, and until when; None means keys/model-keys.yaml in the state folder."""
+
     store_url: str | None = None
     """SQLAlchemy URL of desired state, champions and releases; None means SQLite in the state folder."""
 
@@ -193,6 +205,16 @@ class Settings(BaseSettings):
     def trusted_keys_path(self) -> Path:
         """The file of trusted pipeline keys, absolute."""
         return (self.trusted_keys or self.pipeline_key_path.with_name(self.pipeline_key_path.name + ".pub")).expanduser().absolute()
+
+    @property
+    def model_key_path(self) -> Path:
+        """The private key that signs models, where it is a file; absolute."""
+        return (self.model_key or self.state / "keys" / "model-signing").expanduser().absolute()
+
+    @property
+    def model_keys_path(self) -> Path:
+        """The file of trusted model keys, absolute."""
+        return (self.model_keys_file or self.state / "keys" / "model-keys.yaml").expanduser().absolute()
 
     @property
     def store(self) -> str:
