@@ -6,7 +6,7 @@ The four verbs are here; each lives in a short module of its own.
 from models.document import Data, Document, Environment, Epsilon, FileEntry, InputSpec, Model, OutputSpec, Trainer
 from models.errors import HandOffError
 from models.handoff_check import check
-from models.handoff_folder import HandOff, Problem, data_digest, load, sentence
+from models.handoff_folder import HandOff, Problem, claimed, data_digest, load, sentence
 from models.handoff_write import write
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Problem",
     "Trainer",
     "check",
+    "claimed",
     "data_digest",
     "load",
     "sentence",

@@ -17,11 +17,11 @@ from models.handoff_folder import (
     listing_problems,
     load,
     read_document,
-    read_table,
     read_verified,
     split_golden,
 )
 from models.meaning import meaning_faults
+from models.parquet_table import read_table
 from models.strict_yaml import parse_yaml
 from models.tensors import Array, mismatch, read_tensors, rows_of
 

@@ -4,21 +4,18 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from firstlight.digest import sha256_bytes, sha256_file, sha256_json
-from models.document import DOCUMENT, GOLDEN, HOLDOUT, HOLDOUT_TABLE, MODEL, REFERENCE_TABLE, Document, FileEntry, parse_document
+from models.document import DOCUMENT, GOLDEN, HOLDOUT, HOLDOUT_TABLE, MODEL, REFERENCE_TABLE, Document, FileEntry, Name, parse_document
 from models.errors import HandOffError
+from models.parquet_table import read_table
 from models.strict_yaml import MAX_BYTES, parse_yaml
 from models.tensors import Array, read_tensors
-
-MAX_TABLE_BYTES = 4 << 30
-"""A table that unfolds to more than this is not held in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +93,28 @@ def load(folder: Path | str) -> HandOff:
     if problems:
         raise HandOffError(sentence(place, problems))
     return HandOff(**dict(document), folder=place, digest=sha256_bytes(data))
+
+
+def claimed(handoff: Path | str) -> tuple[str, str]:
+    """Return the name a hand-off gives itself and the sha256 of its document, each "" where it cannot be told: for a record of what was refused.
+
+    Of ``models:/name/version`` the name is known and nothing else. Nothing of it is believed; never raises on bad input.
+    """
+    if str(handoff).startswith("models:/"):
+        return str(handoff).removeprefix("models:/").partition("/")[0][:63], ""
+    try:
+        data = read_document(Path(handoff))
+    except (HandOffError, OSError, ValueError):
+        return "", ""
+    try:
+        content = parse_yaml(data, where=DOCUMENT)
+    except HandOffError:
+        return "", sha256_bytes(data)
+    try:
+        name = TypeAdapter(Name).validate_python(content.get("name") if isinstance(content, dict) else None)
+    except ValidationError:
+        name = ""
+    return name, sha256_bytes(data)
 
 
 def sentence(folder: Path, problems: list[Problem]) -> str:
@@ -186,24 +205,6 @@ def split_golden(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[s
     inputs = {name.removeprefix("input."): array for name, array in tensors.items() if name.startswith("input.")}
     outputs = {name.removeprefix("output."): array for name, array in tensors.items() if name.startswith("output.")}
     return inputs, outputs
-
-
-def read_table(data: bytes, *, where: str) -> pd.DataFrame:
-    """Return the Parquet table whose bytes are ``data``. Raises HandOffError when it is none, or unfolds to over 4 GiB."""
-    try:
-        file = pq.ParquetFile(BytesIO(data))
-        footer = file.metadata
-        unfolded = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
-        if unfolded > MAX_TABLE_BYTES:
-            raise HandOffError(f"{where} must unfold to at most {MAX_TABLE_BYTES} bytes, found {unfolded}: keep fewer rows or columns")
-        table: pd.DataFrame = file.read().to_pandas()
-    except HandOffError:
-        raise
-    except Exception as problem:  # a hostile file makes pyarrow raise almost anything
-        raise HandOffError(
-            f"{where} must be a Parquet table, found {' '.join(str(problem).split())[:200]!r}: write it with pandas"
-        ) from None
-    return table
 
 
 def data_digest(files: Iterable[Path | str]) -> str:
