@@ -130,7 +130,7 @@ class Approvers(BaseModel):
 
 
 def _allowed_line(person: Approver, key: ApproverKey) -> str:
-    return f'{person.email} namespaces="{sshsig.NAMESPACE}" {key.public.line}\n'
+    return f'{person.email} namespaces="{sshsig.NAMESPACE},{sshsig.WAIVER_NAMESPACE}" {key.public.line}\n'
 
 
 def parse_approvers(data: bytes, where: str = "the approvers file") -> Approvers:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from governance.documents import parse_yaml
 from governance.errors import PolicyError
+from governance.reassessment import ReassessmentPolicy
 
 _PLACEHOLDERS = (
     r"to-?do\b.*|t\.?b\.?[dac]\.?|fix-?me\b.*|n[/.]?a\.?|none|null|nil|unknown|undefined|anonymous.*|nobody|no one|someone|somebody",
@@ -60,6 +61,40 @@ _LAB_BANDS = (
 )
 
 
+class WaiverRule(BaseModel):
+    """Who may accept a risk above its limit, and for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scenarios: tuple[str, ...] = Field(min_length=1)
+    """Scenario ids; ``*`` is every one."""
+    roles: tuple[str, ...] = ()
+    """Roles that may sign such a waiver; none means that nobody may."""
+    longest_days: int = Field(ge=1, le=366)
+    """Days from the signature to the last day of the waiver."""
+
+
+class BreakGlass(BaseModel):
+    """Who may let a release go on before its quorum has signed, and what follows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    roles: tuple[str, ...] = ("cto",)
+    """Roles that may; none means that nobody may. The lab lets its CTO decide in an emergency (AI governance policy 01, appendix D)."""
+    valid_hours: int = Field(default=24, ge=1, le=168)
+    """Hours in which it can be used."""
+    ratify_hours: int = Field(default=72, ge=1, le=2160)
+    """Hours in which the quorum must have signed after all."""
+
+
+_WAIVERS = (WaiverRule(scenarios=("*",), roles=("cto",), longest_days=90),)
+_UNWRITTEN = (
+    r"^\W*(to-?do\b.*|t\.?b\.?[dac]\.?|fix-?me\b.*|n[/.]?a\.?|none|null|nil|unknown|x{2,}|lorem ipsum.*|asdf.*|qwert.*)?\W*$",
+    r"\b(yyyy|dd-mm|mm-dd)\b",
+    r"\[(your |the |my |insert )?(name|names|date|reason|reasons|control|controls|condition|text|role|signature)s?( here)?\]",
+)
+
+
 class RiskPolicy(BaseModel):
     """The ``risk`` section of deployments/policies/<environment>.yaml."""
 
@@ -82,6 +117,17 @@ class RiskPolicy(BaseModel):
     placeholder_names: tuple[str, ...] = _PLACEHOLDERS
     """Regular expressions (whole name, case ignored) of names that are nobody: the lab's own papers show "Approved" beside them."""
 
+    placeholder_words: tuple[str, ...] = _UNWRITTEN
+    """Regular expressions (found anywhere, case ignored) of reasons, conditions and controls that nobody has written yet."""
+    change_id_required: bool = False
+    """Whether a release must name its change (CR-YYYY-NNN) before anybody may sign it."""
+    waivers: tuple[WaiverRule, ...] = _WAIVERS
+    """Who may waive which scenario for how long; the first rule that names a scenario decides, and one that none names cannot be waived."""
+    break_glass: BreakGlass = BreakGlass()
+    """Who may let a release go on before its quorum has signed. It is loud, and stays open until the quorum has."""
+    reassessment: ReassessmentPolicy = ReassessmentPolicy()
+    """How often a release that is live is put before its approvers again."""
+
     @model_validator(mode="after")
     def _bands_cover_everything(self) -> "RiskPolicy":
         covered = [value for band in self.bands for value in range(band.low, band.high + 1)]
@@ -89,7 +135,7 @@ class RiskPolicy(BaseModel):
             raise ValueError("bands must cover 1 to 25 in order, without gap or overlap")
         return self
 
-    @field_validator("placeholder_names")
+    @field_validator("placeholder_names", "placeholder_words")
     @classmethod
     def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
@@ -113,6 +159,22 @@ class RiskPolicy(BaseModel):
         visible = "".join(character for character in unicodedata.normalize("NFKC", word) if unicodedata.category(character) != "Cf")
         plain = " ".join(visible.split())
         return any(pattern.fullmatch(plain) for pattern in self._placeholder_patterns)
+
+    def is_unwritten(self, words: str) -> bool:
+        """Say whether ``words`` (a reason, a condition, a control) still wait to be written: nothing, TODO, or a date like [YYYY-MM-DD].
+
+        Only the first ``longest_reason`` characters are looked at.
+        """
+        plain = " ".join(unicodedata.normalize("NFKC", words[: self.longest_reason]).split())
+        return any(pattern.search(plain) for pattern in self._unwritten_patterns)
+
+    def waiver_rule(self, scenario: str) -> WaiverRule | None:
+        """Return the rule by which ``scenario`` may be waived; None when nothing is said of it."""
+        return next((rule for rule in self.waivers if scenario in rule.scenarios or "*" in rule.scenarios), None)
+
+    @cached_property
+    def _unwritten_patterns(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile(pattern, re.IGNORECASE) for pattern in self.placeholder_words)
 
     @cached_property
     def _placeholder_patterns(self) -> tuple[re.Pattern[str], ...]:

@@ -1,7 +1,8 @@
 """Have the right people said yes to exactly this? A pure decision over signed statements.
 
 A statement that does not count is refused with the reason, and never stops the others from counting. One valid rejection stops the release.
-Too few approvals is *cannot tell*: the release waits.
+Too few approvals is *cannot tell*: the release waits, unless somebody who may has broken the glass. Then it goes on, and stays unratified until
+the people who would have had to sign have signed.
 """
 
 from collections import Counter
@@ -11,14 +12,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from firstlight.verdict import Verdict
-from governance import sshsig
+from governance import credentials, sshsig
 from governance.approvers import Approver, ApproverKey, Approvers, same_person_email, same_person_name
+from governance.credentials import Refusal
 from governance.errors import SignatureError, SignOffError
 from governance.policy import RiskPolicy
 from governance.statement import Decision, Signed, Statement, moment, parse_moment, parse_statement
 from governance.subject import Subject
 
-__all__ = ["Accepted", "Decision", "SignOffDecision", "judge", "may_sign"]
+__all__ = ["Accepted", "BrokenGlass", "Decision", "MaySign", "SignOffDecision", "TurnedDown", "judge", "may_sign", "who_may_sign"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,42 +32,95 @@ class Accepted:
     role: str
     decision: str
     reason: str
+    conditions: tuple[str, ...]
+    """What must be kept or done for it to stand."""
     fingerprint: str
     """Of the key that signed."""
     signed_at: str
     expires_at: str
     source: str
+    digest: str
+    """sha256 of the statement."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurnedDown:
+    """One statement that does not count."""
+
+    who: str
+    """The address it claims, else its file."""
+    why: str
+    source: str
+    digest: str
+    """sha256 of the statement."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokenGlass:
+    """Somebody let the release go on before its quorum had signed."""
+
+    name: str
+    email: str
+    role: str
+    reason: str
+    fingerprint: str
+    signed_at: str
+    expires_at: str
+    """From then on it lets nothing go on any more."""
+    ratify_by: str
+    """By then the quorum must have signed."""
+    ratified: bool
+    """Whether it has."""
+    source: str
+    digest: str
+    """sha256 of the statement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignOffDecision:
-    """PASS: enough valid approvals. FAIL: a valid rejection. CANNOT_TELL: still waiting."""
+    """PASS: enough valid approvals, or a valid break-glass. FAIL: a valid rejection. CANNOT_TELL: still waiting."""
 
     verdict: Verdict
     summary: str
     reasons: tuple[str, ...]
     accepted: tuple[Accepted, ...]
-    refused: tuple[tuple[str, str], ...]
-    """(who or which file, why it does not count)."""
+    """Approvals and rejections that count; a break-glass is never one of them."""
+    turned_down: tuple[TurnedDown, ...]
     missing: Mapping[str, int]
     """Role -> how many people are still wanted."""
     decided_at: str
+    conditions: tuple[str, ...] = ()
+    """Every condition of an approval that counts, with who set it."""
+    break_glass: BrokenGlass | None = None
+    decision_id: str | None = None
+    change_id: str | None = None
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """(who or which file, why it does not count)."""
+        return tuple((item.who, item.why) for item in self.turned_down)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the evidence folder."""
         plain = asdict(self)
-        refused = [{"who": who, "why": why} for who, why in self.refused]
+        turned_down = plain.pop("turned_down")
         return {
             **plain,
             "verdict": str(self.verdict),
             "reasons": list(self.reasons),
-            "accepted": list(plain["accepted"]),
-            "refused": refused,
+            "conditions": list(self.conditions),
+            "accepted": [{**item, "conditions": list(item["conditions"])} for item in plain["accepted"]],
+            "refused": list(turned_down),
         }
 
 
-class _Refusal(Exception):
-    """The statement does not count; the message says why."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaySign:
+    """Somebody whose approval is still wanted."""
+
+    name: str
+    email: str
+    role: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,38 +137,66 @@ def judge(statements: Sequence[Signed], *, subject: Subject, approvers: Approver
     """Decide over ``statements`` about ``subject`` at ``now`` (aware). Pure; never raises on what a stranger can write."""
     bench = _Bench(subject=subject, approvers=approvers, policy=policy, now=now)
     valid: list[Accepted] = []
-    refused: list[tuple[str, str]] = []
+    refused: list[TurnedDown] = []
     for signed in statements:
         try:
             valid.append(_examine(signed, bench))
-        except (_Refusal, SignOffError, SignatureError) as problem:
-            refused.append((_who(signed), str(problem)))
-    accepted = _one_each(valid, refused)
-    return _decide(accepted, refused, bench)
+        except (Refusal, SignOffError, SignatureError) as problem:
+            refused.append(TurnedDown(who=_who(signed), why=str(problem), source=signed.source, digest=signed.digest))
+    accepted = _one_each([item for item in valid if item.decision != Decision.BREAK_GLASS], refused)
+    glass = _one_glass([item for item in valid if item.decision == Decision.BREAK_GLASS], refused)
+    return _decide(accepted, glass, refused, bench)
+
+
+def who_may_sign(
+    decision: SignOffDecision, *, subject: Subject, approvers: Approvers, policy: RiskPolicy, now: datetime
+) -> tuple[MaySign, ...]:
+    """Return who could still give what ``decision`` misses: listed, with a key in force at ``now``, not the trainer, not counted already."""
+    counted = {same_person_email(item.email) for item in decision.accepted}
+    found = []
+    for person in approvers.approvers:
+        in_force = any(key.refusal(signed=now.date(), today=now.date()) is None for key in person.keys)
+        if not in_force or same_person_email(person.email) in counted or _why_not(person, subject, policy):
+            continue
+        found += [MaySign(name=person.name, email=person.email, role=role) for role in person.roles if role in decision.missing]
+    return tuple(sorted(found, key=lambda one: (one.role, one.name)))
+
+
+def _why_not(person: Approver, subject: Subject, policy: RiskPolicy) -> str | None:
+    try:
+        credentials.check_person(person, person.name, trainer=subject.trainer, policy=policy)
+    except Refusal as problem:
+        return str(problem)
+    return None
 
 
 def may_sign(statement: Statement, *, subject: Subject, approver: Approver, policy: RiskPolicy) -> str | None:
     """Say why signing ``statement`` would be in vain, or None: the rules of ``judge`` that need no key, for use before a key is touched."""
     try:
+        if policy.change_id_required and subject.change_id is None:
+            raise Refusal(_NO_CHANGE)
         _check_subject(statement, subject)
-        _check_person(approver, statement.name, subject, policy)
+        credentials.check_person(approver, statement.name, trainer=subject.trainer, policy=policy)
         _check_role(statement, approver, subject, policy)
-        _check_reason(statement.reason, policy)
-    except _Refusal as problem:
+        _check_words(statement, policy)
+    except Refusal as problem:
         return str(problem)
     return None
+
+
+_NO_CHANGE = (
+    "this environment wants a change id before anybody signs, none is given: run `firstlight release` again with --change CR-YYYY-NNN"
+)
 
 
 def _examine(signed: Signed, bench: _Bench) -> Accepted:
     statement = parse_statement(signed.statement)
     _check_subject(statement, bench.subject)
-    person = bench.approvers.by_email(statement.signer)
-    if person is None:
-        raise _Refusal(f"{statement.signer!r} must be in the approvers file, found nobody of that address: only listed people may sign")
-    key = _check_key(signed, person)
-    _check_person(person, statement.name, bench.subject, bench.policy)
+    person = credentials.check_listed(bench.approvers, statement.signer)
+    key = credentials.check_key(signed, person, namespace=sshsig.NAMESPACE)
+    credentials.check_person(person, statement.name, trainer=bench.subject.trainer, policy=bench.policy)
     _check_role(statement, person, bench.subject, bench.policy)
-    _check_reason(statement.reason, bench.policy)
+    _check_words(statement, bench.policy)
     _check_times(statement, key, bench)
     return Accepted(
         name=person.name,
@@ -121,16 +204,18 @@ def _examine(signed: Signed, bench: _Bench) -> Accepted:
         role=statement.role,
         decision=statement.decision.value,
         reason=statement.reason,
+        conditions=statement.conditions,
         fingerprint=key.public.fingerprint,
         signed_at=statement.signed_at,
         expires_at=statement.expires_at,
         source=signed.source,
+        digest=signed.digest,
     )
 
 
 def _check_subject(statement: Statement, subject: Subject) -> None:
     if (statement.release, statement.model) != (subject.release, subject.model):
-        raise _Refusal(
+        raise Refusal(
             f"the statement must be about release {subject.release!r}, found one about {statement.release[:120]!r} of {statement.model[:120]!r}"
         )
     for what, signed, now in (
@@ -139,67 +224,50 @@ def _check_subject(statement: Statement, subject: Subject) -> None:
         ("policy", statement.policy_digest, subject.policy_digest),
     ):
         if signed != now:
-            raise _Refusal(
+            raise Refusal(
                 f"the {what} changed after the signature (signed {signed[:12]!r}, now {now[:12]!r}): the sign-off is void; look again, sign again"
             )
-
-
-def _check_key(signed: Signed, person: Approver) -> ApproverKey:
-    used = sshsig.parse(signed.signature).key
-    key = next((key for key in person.keys if key.public == used), None)
-    if key is None:
-        listed = ", ".join(key.public.fingerprint for key in person.keys)
-        raise _Refusal(f"{person.email} must sign with a key listed for them ({listed}), found {used.fingerprint}")
-    sshsig.verify(signed.statement, signed.signature, key=key.public)
-    return key
-
-
-def _check_person(person: Approver, name: str, subject: Subject, policy: RiskPolicy) -> None:
-    local = person.email.split("@")[0]
-    nobody = [given for given in (person.name, name) if policy.is_placeholder(given)] + [local] * policy.is_placeholder_word(local)
-    if nobody:
-        raise _Refusal(
-            f"an approver must be a named person, found {nobody[0][:80]!r}: put the person's own name and address into the approvers file"
-        )
-    if same_person_name(name) != same_person_name(person.name):
-        raise _Refusal(f"the statement must bear the name in the approvers file ({person.name!r}), found {name[:80]!r}")
-    trainer = subject.trainer
-    same_key = any(key.public.fingerprint in trainer.fingerprints for key in person.keys)
-    same_email = same_person_email(person.email) == same_person_email(trainer.email)
-    if same_key or same_email or same_person_name(person.name) == same_person_name(trainer.name):
-        raise _Refusal(f"{person.name} trained this model and must not approve it: ask somebody else")
+    for what, named, asked in (
+        ("decision", statement.decision_id, subject.decision_id),
+        ("change", statement.change_id, subject.change_id),
+    ):
+        if named != asked:
+            said = "none" if named is None else repr(named[:40])
+            raise Refusal(f"the statement must name the {what} it is about, {asked or 'none'}, found {said}: look again, sign again")
 
 
 def _check_role(statement: Statement, person: Approver, subject: Subject, policy: RiskPolicy) -> None:
     role, requirement = statement.role, subject.requirement
     if role not in person.roles:
-        raise _Refusal(f"{person.name} must sign in a role they hold ({', '.join(person.roles)}), found {role[:80]!r}")
-    if statement.decision == Decision.APPROVE and role not in requirement.roles:
-        raise _Refusal(f"residual risk {requirement.band} must be approved by {policy.asked(requirement.roles)}, found {role!r}")
+        raise Refusal(f"{person.name} must sign in a role they hold ({', '.join(person.roles)}), found {role[:80]!r}")
+    if statement.decision is Decision.APPROVE and role not in requirement.roles:
+        raise Refusal(f"residual risk {requirement.band} must be approved by {policy.asked(requirement.roles)}, found {role!r}")
+    if statement.decision is Decision.BREAK_GLASS and role not in policy.break_glass.roles:
+        may = " or ".join(policy.break_glass.roles) or "nobody in this environment"
+        raise Refusal(f"the glass may be broken by {may}, found {role!r}: ask the people who must approve")
 
 
-def _check_reason(reason: str, policy: RiskPolicy) -> None:
-    if not reason.strip():
-        raise _Refusal("a reason must be given, found none: say in a sentence why")
-    if len(reason) > policy.longest_reason:
-        raise _Refusal(f"a reason must have at most {policy.longest_reason} characters, found {len(reason)}: shorten it")
+def _check_words(statement: Statement, policy: RiskPolicy) -> None:
+    credentials.check_words(statement.reason, what="a reason", policy=policy)
+    for condition in statement.conditions:
+        credentials.check_words(condition, what="a condition", policy=policy)
 
 
 def _check_times(statement: Statement, key: ApproverKey, bench: _Bench) -> None:
     signed, expires, now = parse_moment(statement.signed_at), parse_moment(statement.expires_at), bench.now
-    days = bench.subject.requirement.validity_days
+    is_glass = statement.decision is Decision.BREAK_GLASS
+    days, hours = bench.subject.requirement.validity_days, bench.policy.break_glass.valid_hours
+    longest, words = (timedelta(hours=hours), f"{hours} hours") if is_glass else (timedelta(days=days), f"{days} days")
     if signed > now + timedelta(minutes=bench.policy.clock_skew_minutes):
-        raise _Refusal(f"a statement must not be dated in the future, found {statement.signed_at}: set the clock and sign again")
-    if not signed < expires <= signed + timedelta(days=days):
-        raise _Refusal(f"a sign-off must expire within {days} days of its date, found {statement.signed_at} to {statement.expires_at}")
-    if expires <= now:
-        raise _Refusal(f"the sign-off expired on {statement.expires_at}: look again, sign again")
-    why = key.refusal(signed=signed.date(), today=now.date())
-    if why is not None:
-        raise _Refusal(why)
+        raise Refusal(f"a statement must not be dated in the future, found {statement.signed_at}: set the clock and sign again")
+    if not signed < expires <= signed + longest:
+        raise Refusal(f"a sign-off must expire within {words} of its date, found {statement.signed_at} to {statement.expires_at}")
+    if expires <= now and not is_glass:
+        raise Refusal(f"the sign-off expired on {statement.expires_at}: look again, sign again")
+    credentials.check_in_force(key, signed=signed.date(), today=now.date())
 
 
-def _one_each(valid: Sequence[Accepted], refused: list[tuple[str, str]]) -> list[Accepted]:
+def _one_each(valid: Sequence[Accepted], refused: list[TurnedDown]) -> list[Accepted]:
     """Keep one statement per person, a rejection before an approval; the others go to ``refused``."""
     kept: list[Accepted] = []
     for item in sorted(valid, key=lambda item: (item.decision != Decision.REJECT, item.signed_at, item.source)):
@@ -207,8 +275,22 @@ def _one_each(valid: Sequence[Accepted], refused: list[tuple[str, str]]) -> list
         if twin is None:
             kept.append(item)
         else:
-            refused.append((item.email, f"{item.name} already decided ({twin.decision} as {twin.role}): one person counts once"))
+            refused.append(_turned_down(item, f"{item.name} already decided ({twin.decision} as {twin.role}): one person counts once"))
     return kept
+
+
+def _one_glass(valid: Sequence[Accepted], refused: list[TurnedDown]) -> Accepted | None:
+    """Keep the break-glass that lasts longest: it is broken once; the others go to ``refused``."""
+    ordered = sorted(valid, key=lambda item: (item.expires_at, item.source), reverse=True)
+    if not ordered:
+        return None
+    kept = ordered[0]
+    refused += [_turned_down(item, f"{kept.name} broke the glass at {kept.signed_at} already: it is broken once") for item in ordered[1:]]
+    return kept
+
+
+def _turned_down(item: Accepted, why: str) -> TurnedDown:
+    return TurnedDown(who=item.email, why=why, source=item.source, digest=item.digest)
 
 
 def _same_person(one: Accepted, other: Accepted) -> bool:
@@ -216,31 +298,74 @@ def _same_person(one: Accepted, other: Accepted) -> bool:
     return same_name or same_person_email(one.email) == same_person_email(other.email) or one.fingerprint == other.fingerprint
 
 
-def _decide(accepted: Sequence[Accepted], refused: Sequence[tuple[str, str]], bench: _Bench) -> SignOffDecision:
-    rejections = [item for item in accepted if item.decision == Decision.REJECT]
-    given = Counter(item.role for item in accepted if item.decision == Decision.APPROVE)
+def _decide(accepted: Sequence[Accepted], glass: Accepted | None, refused: Sequence[TurnedDown], bench: _Bench) -> SignOffDecision:
+    approvals = [item for item in accepted if item.decision == Decision.APPROVE]
+    given = Counter(item.role for item in approvals)
     asked = bench.subject.requirement.roles
     missing = {role: count - given[role] for role, count in asked.items() if given[role] < count}
-    reasons = [f"{item.name} ({item.role}) rejected: {item.reason}" for item in rejections]
-    if rejections:
-        verdict, summary = Verdict.FAIL, f"rejected by {' and '.join(f'{item.name} ({item.role})' for item in rejections)}"
-    elif missing:
-        verdict, summary = (
-            Verdict.CANNOT_TELL,
-            f"waiting for {bench.policy.asked(missing)}; {sum(given.values())} of {sum(asked.values())} given",
+    turned_down, broken = list(refused), None
+    if glass is not None and missing and parse_moment(glass.expires_at) <= bench.now:
+        turned_down.append(
+            _turned_down(glass, f"the break-glass expired on {glass.expires_at} and nobody ratified it: sign off, or break it again")
         )
-        reasons = [summary, *(f"{who}: {why}" for who, why in refused)]
-    else:
-        verdict, summary = Verdict.PASS, "approved by " + " and ".join(f"{item.name} ({item.role})" for item in accepted)
+    elif glass is not None:
+        broken = _broken(glass, ratified=not missing, bench=bench)
+    verdict, summary, reasons = _verdict(accepted, broken, missing, bench)
+    if verdict is Verdict.CANNOT_TELL:
+        reasons += [f"{item.who}: {item.why}" for item in turned_down]
     return SignOffDecision(
         verdict=verdict,
         summary=summary,
         reasons=tuple(reasons),
         accepted=tuple(accepted),
-        refused=tuple(refused),
+        turned_down=tuple(turned_down),
         missing=missing,
         decided_at=moment(bench.now),
+        conditions=tuple(f"{item.name} ({item.role}): {condition}" for item in approvals for condition in item.conditions),
+        break_glass=broken,
+        decision_id=bench.subject.decision_id,
+        change_id=bench.subject.change_id,
     )
+
+
+def _broken(glass: Accepted, *, ratified: bool, bench: _Bench) -> BrokenGlass:
+    until = parse_moment(glass.signed_at) + timedelta(hours=bench.policy.break_glass.ratify_hours)
+    return BrokenGlass(
+        name=glass.name,
+        email=glass.email,
+        role=glass.role,
+        reason=glass.reason,
+        fingerprint=glass.fingerprint,
+        signed_at=glass.signed_at,
+        expires_at=glass.expires_at,
+        ratify_by=moment(until),
+        ratified=ratified,
+        source=glass.source,
+        digest=glass.digest,
+    )
+
+
+def _verdict(
+    accepted: Sequence[Accepted], broken: BrokenGlass | None, missing: Mapping[str, int], bench: _Bench
+) -> tuple[Verdict, str, list[str]]:
+    """Return verdict, summary and reasons: a rejection first, then what is missing."""
+    rejections = [item for item in accepted if item.decision == Decision.REJECT]
+    if rejections:
+        summary = f"rejected by {' and '.join(f'{item.name} ({item.role})' for item in rejections)}"
+        return Verdict.FAIL, summary, [f"{item.name} ({item.role}) rejected: {item.reason}" for item in rejections]
+    if bench.policy.change_id_required and bench.subject.change_id is None:
+        return Verdict.CANNOT_TELL, "waiting for a change id (CR-YYYY-NNN)", [_NO_CHANGE]
+    if missing:
+        asked = bench.subject.requirement.roles
+        waiting = f"waiting for {bench.policy.asked(missing)}; {len(accepted)} of {sum(asked.values())} given"
+        if broken is None:
+            return Verdict.CANNOT_TELL, waiting, [waiting]
+        said = f"BREAK-GLASS by {broken.name} ({broken.role}), to be ratified by {broken.ratify_by}: {waiting}"
+        return Verdict.PASS, said, [f"{broken.name} ({broken.role}) broke the glass: {broken.reason}"]
+    summary = "approved by " + " and ".join(f"{item.name} ({item.role})" for item in accepted)
+    if broken is not None:
+        summary += f"; this ratifies the break-glass of {broken.name} ({broken.role})"
+    return Verdict.PASS, summary, []
 
 
 def _who(signed: Signed) -> str:

@@ -23,6 +23,9 @@ from governance.errors import SignatureError
 NAMESPACE = "firstlight-sign-off"
 """A signature made for another purpose (git, a file, e-mail) never counts as a sign-off."""
 
+WAIVER_NAMESPACE = "firstlight-waiver"
+"""Of signed waivers: a sign-off is no waiver, and a waiver no sign-off."""
+
 _MAGIC = b"SSHSIG"
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 _HASHES = {"sha512": hashlib.sha512, "sha256": hashlib.sha256}

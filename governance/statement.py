@@ -1,29 +1,50 @@
 """What a person signs: a short canonical JSON text that names the release, the bytes and the decision, and lies beside its signature.
 
-signoffs/<e-mail>.json        the statement, exactly the bytes that were signed
-signoffs/<e-mail>.json.sig    the SSH signature over them
+signoffs/<e-mail>.json                     the statement, exactly the bytes that were signed
+signoffs/<e-mail>.json.sig                 the SSH signature over them
+signoffs/break-glass/<e-mail>.json(.sig)   the same, where somebody let the release go on before its quorum had signed
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import Field, model_validator
 
-from firstlight.digest import canonical_json, write_atomic
-from governance import sshsig
+from firstlight.digest import canonical_json
+from governance import signed, sshsig
 from governance.approvers import Approver
-from governance.documents import parse_json, read_bounded
 from governance.errors import SignOffError
+from governance.signed import SIZE_LIMIT, Moment, Signed, Unreadable, moment, parse_moment
 from governance.subject import Subject
 
+__all__ = [
+    "FOLDER",
+    "FORMAT",
+    "SIZE_LIMIT",
+    "Decision",
+    "Signed",
+    "Statement",
+    "Unreadable",
+    "collect",
+    "collect_all",
+    "draft",
+    "moment",
+    "parse_moment",
+    "parse_statement",
+    "sign_statement",
+    "store",
+]
+
 FOLDER = "signoffs"
-FORMAT = "firstlight/sign-off/v1"
-SIZE_LIMIT = 64 << 10
-"""Bytes of one statement; a longer one is not read."""
+FORMAT = "firstlight/sign-off/v2"
+FIRST_FORMAT = "firstlight/sign-off/v1"
+"""Without conditions, decision id and change id; statements of that time still verify."""
+
+_NEW = ("conditions", "decision_id", "change_id")
+_COMMAND = "firstlight sign-off"
 
 
 class Decision(StrEnum):
@@ -31,23 +52,14 @@ class Decision(StrEnum):
 
     APPROVE = "approve"
     REJECT = "reject"
+    BREAK_GLASS = "break-glass"
+    """Let the release go on now; the quorum signs afterwards. It never counts as an approval."""
 
 
-def _is_utc(value: str) -> str:
-    datetime.strptime(value, _TIME).replace(tzinfo=UTC)
-    return value
-
-
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
-_Moment = Annotated[str, AfterValidator(_is_utc)]
-
-
-class Statement(BaseModel):
+class Statement(signed.Words):
     """The signed words; every field is part of the signed bytes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["firstlight/sign-off/v1"] = "firstlight/sign-off/v1"
+    format: Literal["firstlight/sign-off/v1", "firstlight/sign-off/v2"] = "firstlight/sign-off/v2"
     release: str
     model: str
     model_digest: str
@@ -61,38 +73,43 @@ class Statement(BaseModel):
     name: str
     reason: str
     """In the person's own words."""
-    signed_at: _Moment
+    conditions: tuple[str, ...] = Field(default=(), max_length=20)
+    """What must be kept or done for the decision to stand, a sentence each; a date in one (2026-12-31) is the last day for it."""
+    decision_id: str | None = None
+    """``DEC-YYYY-NNN``, as the subject has it."""
+    change_id: str | None = None
+    """``CR-YYYY-NNN``, as the subject has it."""
+    signed_at: Moment
     """UTC, ``2026-11-23T01:20:45Z``."""
-    expires_at: _Moment
+    expires_at: Moment
     """UTC; from then on the decision may no longer be used."""
+
+    @model_validator(mode="after")
+    def _the_first_format_knows_less(self) -> "Statement":
+        if self.format == FIRST_FORMAT and (any(getattr(self, name) for name in _NEW) or self.decision is Decision.BREAK_GLASS):
+            raise ValueError(f"{FIRST_FORMAT} has no {', '.join(_NEW)} and no break-glass")
+        return self
 
     def to_bytes(self) -> bytes:
         """The canonical JSON that is signed."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self.model_dump(mode="json", exclude=set(_NEW) if self.format == FIRST_FORMAT else None))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signed:
-    """A statement as found, not yet believed."""
+def draft(
+    subject: Subject,
+    *,
+    approver: Approver,
+    role: str,
+    decision: Decision,
+    reason: str,
+    now: datetime,
+    conditions: Sequence[str] = (),
+    valid: timedelta | None = None,
+) -> Statement:
+    """Return the statement that ``approver`` would sign about ``subject`` at ``now``. What it is worth is for ``judge`` to say.
 
-    source: str
-    """Where it was found, for messages."""
-    statement: bytes
-    signature: bytes
-
-
-def moment(value: datetime) -> str:
-    """Return the aware ``value`` as statements write it."""
-    return value.astimezone(UTC).strftime(_TIME)
-
-
-def parse_moment(value: str) -> datetime:
-    """Return the UTC datetime of a statement's time. Raises ValueError on another form."""
-    return datetime.strptime(value, _TIME).replace(tzinfo=UTC)
-
-
-def draft(subject: Subject, *, approver: Approver, role: str, decision: Decision, reason: str, now: datetime) -> Statement:
-    """Return the statement that ``approver`` would sign about ``subject`` at ``now``. What it is worth is for ``judge`` to say."""
+    ``valid``: how long it may be used; what the subject's requirement says when left out.
+    """
     return Statement(
         release=subject.release,
         model=subject.model,
@@ -104,8 +121,11 @@ def draft(subject: Subject, *, approver: Approver, role: str, decision: Decision
         signer=approver.email,
         name=approver.name,
         reason=reason,
+        conditions=tuple(conditions),
+        decision_id=subject.decision_id,
+        change_id=subject.change_id,
         signed_at=moment(now),
-        expires_at=moment(now + timedelta(days=subject.requirement.validity_days)),
+        expires_at=moment(now + (valid or timedelta(days=subject.requirement.validity_days))),
     )
 
 
@@ -117,56 +137,35 @@ def sign_statement(statement: Statement, *, key_file: Path, source: str = "this 
 
 def parse_statement(data: bytes) -> Statement:
     """Return the statement in ``data``; raises SignOffError unless it is exactly the canonical form, so that two readers read the same words."""
-    if len(data) > SIZE_LIMIT:
-        raise SignOffError(f"a statement must be at most {SIZE_LIMIT} bytes, found {len(data)}: shorten the reason")
-    document = parse_json(data, "a statement", SignOffError)
-    try:
-        statement = Statement.model_validate(document)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise SignOffError(f"a statement's {place} must follow {FORMAT}, found: {first['msg']}") from problem
-    try:
-        canonical = statement.to_bytes()
-    except UnicodeEncodeError as problem:
-        raise SignOffError("a statement must be text, found half a character in it: write it again") from problem
-    if canonical != data:
-        raise SignOffError("a statement must be canonical JSON, found other spacing or order: write it with `firstlight sign-off`")
-    return statement
+    return signed.parse_words(data, Statement, what="a statement", expected=FORMAT, command=_COMMAND)
 
 
-def store(folder: Path, signed: Signed, *, email: str) -> Path:
-    """Put ``signed`` into the release folder and return the statement's path; the signature is written first, so a reader never meets a bare one.
+def store(folder: Path, signed_words: Signed, *, email: str) -> Path:
+    """Put ``signed_words`` into the release folder and return the statement's path.
 
-    A person has one file: signing again replaces the earlier decision.
+    A person has one file for deciding and one for breaking the glass: signing again replaces the earlier decision of that kind.
     """
     if not email or Path(email).name != email or email.startswith("."):
         raise SignOffError(f"a signer must be an e-mail address that can be a file name, found {email!r}")
-    target = folder / FOLDER / f"{email}.json"
-    write_atomic(target.with_name(f"{target.name}.sig"), signed.signature)
-    return write_atomic(target, signed.statement)
+    return signed.keep(folder / FOLDER / _place(signed_words.statement) / f"{email}.json", signed_words)
+
+
+def _place(data: bytes) -> str:
+    """Return the folder, below ``signoffs``, of a statement; one that cannot be read lies with the decisions, where it is refused."""
+    try:
+        return Decision.BREAK_GLASS.value if parse_statement(data).decision is Decision.BREAK_GLASS else ""
+    except SignOffError:
+        return ""
+
+
+def collect_all(folder: Path) -> tuple[Sequence[Signed], Sequence[Unreadable]]:
+    """Return every statement in the release folder, and what stands there and cannot be read; one bad file does not hide the others."""
+    place = folder / FOLDER
+    paths = [*sorted(place.glob("*.json")), *sorted((place / Decision.BREAK_GLASS.value).glob("*.json"))]
+    return signed.collect_signed(place, paths, command=_COMMAND)
 
 
 def collect(folder: Path) -> tuple[Sequence[Signed], Sequence[tuple[str, str]]]:
-    """Return every statement in the release folder, and (file, reason) of what cannot be read; one bad file does not hide the others."""
-    found: list[Signed] = []
-    refused: list[tuple[str, str]] = []
-    for path in sorted((folder / FOLDER).glob("*.json")):
-        try:
-            found.append(_read(path))
-        except SignOffError as problem:
-            refused.append((path.name, str(problem)))
-    return found, refused
-
-
-def _read(path: Path) -> Signed:
-    signature = path.with_name(f"{path.name}.sig")
-    if not signature.exists():
-        raise SignOffError(
-            f"{path.name} must have its signature beside it ({signature.name}), found none: sign it with `firstlight sign-off`"
-        )
-    return Signed(
-        source=path.name,
-        statement=read_bounded(path, SignOffError, limit=SIZE_LIMIT),
-        signature=read_bounded(signature, SignOffError, limit=SIZE_LIMIT),
-    )
+    """Return every statement in the release folder, and (file, reason) of what cannot be read."""
+    found, unreadable = collect_all(folder)
+    return found, [(one.source, one.why) for one in unreadable]

@@ -3,11 +3,12 @@
 ``subject.json`` in the release folder is the one place where these digests stand together; statements copy them, ``verify`` recomputes them.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from firstlight.digest import sha256_bytes, write_atomic, write_json
 from governance.approvers import parse_approvers
@@ -19,6 +20,14 @@ SUBJECT_FILE = "subject.json"
 APPROVERS_FILE = "approvers.yaml"
 POLICY_FILE = "policy.yaml"
 ALLOWED_SIGNERS_FILE = "allowed_signers"
+
+FORMATS = ("firstlight/sign-off-subject/v1", "firstlight/sign-off-subject/v2")
+"""The first has no environment, decision id and change id; releases of that time still verify."""
+
+DECISION_ID = r"^DEC-[0-9]{4}-[0-9]{3,6}$"
+"""The lab's number of one decision: ``DEC-2026-001``."""
+CHANGE_ID = r"^CR-[0-9]{4}-[0-9]{3,6}$"
+"""The number of one change in change control: ``CR-2026-014``."""
 
 _Digest = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -51,7 +60,7 @@ class Subject(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["firstlight/sign-off-subject/v1"] = "firstlight/sign-off-subject/v1"
+    format: Literal["firstlight/sign-off-subject/v1", "firstlight/sign-off-subject/v2"] = "firstlight/sign-off-subject/v2"
     release: str = Field(min_length=1, max_length=200)
     model: str = Field(min_length=1, max_length=200)
     model_digest: str = _Digest
@@ -64,6 +73,23 @@ class Subject(BaseModel):
     """sha256 of the approvers.yaml that was in force; a copy lies beside."""
     trainer: Person
     requirement: Requirement
+    environment: str | None = Field(default=None, max_length=60)
+    """Where the model is to go; None in the first format."""
+    decision_id: str | None = Field(default=None, pattern=DECISION_ID)
+    """The number under which the decision stands in the log of decisions; given by the store, once a release."""
+    change_id: str | None = Field(default=None, pattern=CHANGE_ID)
+    """The change this release belongs to; None where nobody named one."""
+
+    @model_validator(mode="after")
+    def _the_first_format_knows_no_ids(self) -> "Subject":
+        if self.format == FORMATS[0] and (self.environment, self.decision_id, self.change_id) != (None, None, None):
+            raise ValueError(f"{FORMATS[0]} has no environment, decision_id and change_id")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values, with the fields of its format."""
+        unknown = {"environment", "decision_id", "change_id"} if self.format == FORMATS[0] else None
+        return self.model_dump(mode="json", exclude=unknown)
 
 
 def open_for_sign_off(
@@ -77,10 +103,14 @@ def open_for_sign_off(
     requirement: Requirement,
     approvers: bytes,
     names: Sequence[str],
+    environment: str | None = None,
+    decision_id: str | None = None,
+    change_id: str | None = None,
 ) -> Subject:
     """Write subject.json, and copies of the policy and the approvers in force, into the release folder; doing it again with the same facts changes nothing.
 
-    ``policy`` and ``approvers`` are the bytes of those files, ``names`` are the evidence documents people are asked to judge.
+    ``policy`` and ``approvers`` are the bytes of those files, ``names`` are the evidence documents people are asked to judge, ``decision_id`` and ``change_id``
+    the numbers under which the lab finds decision and change again.
     Raises EvidenceError when one of them is missing, ApproversError when the approvers file is not usable.
     """
     parsed = parse_approvers(approvers)
@@ -95,11 +125,14 @@ def open_for_sign_off(
         approvers_digest=sha256_bytes(approvers),
         trainer=trainer,
         requirement=requirement,
+        environment=environment,
+        decision_id=decision_id,
+        change_id=change_id,
     )
     write_atomic(folder / APPROVERS_FILE, approvers)
     write_atomic(folder / POLICY_FILE, policy)
     write_atomic(folder / ALLOWED_SIGNERS_FILE, parsed.allowed_signers())
-    write_json(folder / SUBJECT_FILE, subject.model_dump(mode="json"))
+    write_json(folder / SUBJECT_FILE, subject.document())
     return subject
 
 
@@ -116,7 +149,14 @@ def read_subject(folder: Path) -> Subject:
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise EvidenceError(f"{path}: {place} must follow firstlight/sign-off-subject/v1, found: {first['msg']}") from problem
+        raise EvidenceError(f"{path}: {place} must follow {FORMATS[-1]}, found: {first['msg']}") from problem
+
+
+def check_change_id(value: str) -> str:
+    """Return ``value`` when it is the number of a change. Raises EvidenceError that says how one looks."""
+    if not re.fullmatch(CHANGE_ID, value):
+        raise EvidenceError(f"a change must be named as change control does, CR-YYYY-NNN such as CR-2026-014, found {value[:60]!r}")
+    return value
 
 
 def snapshot_approvers(folder: Path, subject: Subject) -> bytes:
