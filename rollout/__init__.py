@@ -3,6 +3,6 @@
 ``spec`` holds the values, ``analysis`` and ``controller`` decide (pure), ``store`` remembers, ``reconciler`` says what the
 stored wish means now, ``backends`` make it so, ``driver`` is the loop around all of them. A new reader starts at ``spec``, then
 ``controller.advance``, then ``driver``.
-The room imports ``firstlight.errors``, ``.verdict`` and ``.digest`` and nothing else of ours; SQLAlchemy only in ``database``,
-``watchdog``, ``tables``, ``migrations`` and the ``*_rows`` modules behind ``store``.
+The room imports ``firstlight.errors``, ``.verdict``, ``.digest`` and ``.chain`` and nothing else of ours; SQLAlchemy only in ``database``,
+``watchdog``, ``tables``, ``migrations``, and ``chronicle``, ``decision_ids`` and the ``*_rows`` modules behind ``store``.
 """

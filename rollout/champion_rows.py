@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, Row, Select, insert, select
 
-from rollout import experiment_rows, traffic_rows
+from rollout import experiment_rows, ledger_rows, traffic_rows
 from rollout.errors import NoPrevious, StaleChampion, UnknownVersion
 from rollout.records import Champion
 from rollout.spec import Traffic
@@ -142,7 +142,9 @@ def _append(connection: Connection, line: Champion) -> Champion:
     experiment_rows.close_any(connection, line.environment, line.model, by=line.by, because=because, at=line.at)
     traffic_rows.change_traffic(connection, line.environment, line.model, traffic, lease_until=None, by=line.by, at=line.at)
     detail = f"champion {line.sequence} is version {line.version}: {line.reason}"
-    traffic_rows.log(connection, line.environment, line.model, what=line.action, digest=line.digest, detail=detail, by=line.by, at=line.at)
+    ledger_rows.append(
+        connection, line.environment, line.model, what=line.action, digest=line.digest, detail=detail, by=line.by, at=line.at
+    )
     return line
 
 

@@ -9,7 +9,7 @@ loses its transaction, so that it does not stop the others (PostgreSQL; a stoppe
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,9 @@ _POSTGRES_LOCK = 0x66697273  # "firs": any constant that nothing else in the dat
 class Database:
     """An engine that hands out transactions. Raises StoreRefused or StoreUnreachable when it cannot be opened."""
 
-    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS, writer_options: Mapping[str, Any] | None = None) -> None:
+        """Open it, and make or bring up its tables. ``writer_options`` are execution options of every writing connection."""
+        self._writer_options = {**(writer_options or {}), "writes": True}
         self._url = _parsed(url)
         self._busy_seconds = busy_seconds
         self._engine = self._make_engine()
@@ -58,7 +60,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that commits as a whole or not at all, alone among writers."""
-        with self._translated(), self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with self._translated(), self._engine.connect().execution_options(**self._writer_options) as connection, connection.begin():
             if connection.dialect.name == "postgresql":
                 connection.execute(text(_limits(self._busy_seconds)))
                 connection.execute(select(text(f"pg_advisory_xact_lock({_POSTGRES_LOCK})")))

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, func, insert, select
 
-from rollout import traffic_rows
+from rollout import ledger_rows, traffic_rows
 from rollout.errors import RolloutError
 from rollout.records import Drill
-from rollout.tables import DECISIONS, DRILLS
+from rollout.tables import DRILLS, LEDGER
 
 _CLOCKS_APART_SECONDS = 60.0
 """How far the clocks of two machines may be apart; a rehearsal later than that lies in the future and tells nothing."""
@@ -21,12 +21,12 @@ def request(connection: Connection, environment: str, model: str, version: str, 
         raise RolloutError(
             f"something of {model!r} must be served in {environment!r} before going back to it is rehearsed, nothing is; release a version first"
         )
-    before = select(func.count()).select_from(DECISIONS).where(DECISIONS.c.environment == environment, DECISIONS.c.model == model)
-    number = connection.execute(before.where(DECISIONS.c.what == "request-drill")).scalar_one() + 1
+    before = select(func.count()).select_from(LEDGER).where(LEDGER.c.environment == environment, LEDGER.c.model == model)
+    number = connection.execute(before.where(LEDGER.c.what == "request-drill")).scalar_one() + 1
     asked = f"{version}#{number}"
     traffic_rows.put_desired(connection, replace(wanted, drill=asked), by=by, at=at)
     detail = f"rehearse the cold start of version {version}: request {asked}"
-    traffic_rows.log(connection, environment, model, what="request-drill", digest=servable.model_digest, detail=detail, by=by, at=at)
+    ledger_rows.append(connection, environment, model, what="request-drill", digest=servable.model_digest, detail=detail, by=by, at=at)
     return asked
 
 
@@ -40,7 +40,7 @@ def record(connection: Connection, new: Drill, *, by: str, at: float) -> None:
         traffic_rows.put_desired(connection, replace(wanted, drill=None), by=by, at=at)
     took = f" in {new.seconds:.1f} s" if new.seconds is not None else ""
     detail = f"version {new.version} was rehearsed{took}: {new.verdict}: {new.reason}"
-    traffic_rows.log(connection, new.environment, new.model, what="drill", digest=new.digest, detail=detail, by=by, at=at)
+    ledger_rows.append(connection, new.environment, new.model, what="drill", digest=new.digest, detail=detail, by=by, at=at)
 
 
 def all_of(connection: Connection, environment: str, model: str) -> list[Drill]:

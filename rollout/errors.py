@@ -16,6 +16,8 @@ firstlight.errors.RefusedError
     ├── ReleaseClosed         the release is finished, or cannot be finished like this
     ├── UnknownRelease        no release has this id
     ├── UnknownVersion        no servable version has this number, or its digest is another one
+    ├── UnknownIncident       no incident has this id
+    ├── IncidentClosed        the incident is resolved, or cannot be resolved like this
     ├── NoPrevious            there is nothing to roll back to
     └── StoreRefused          the database is read-only, damaged, or of another schema
 firstlight.errors.TransientError
@@ -88,6 +90,14 @@ class UnknownRelease(RolloutError):
 
 class UnknownVersion(RolloutError):
     """No such servable version, or another digest under its number."""
+
+
+class UnknownIncident(RolloutError):
+    """No such incident."""
+
+
+class IncidentClosed(RolloutError):
+    """The incident is resolved already, or would be without a reason."""
 
 
 class NoPrevious(RolloutError):

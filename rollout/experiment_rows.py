@@ -9,7 +9,7 @@ from math import isfinite
 
 from sqlalchemy import Connection, insert, select, update
 
-from rollout import fence_rows, rollout_rows, traffic_rows
+from rollout import fence_rows, ledger_rows, rollout_rows, traffic_rows
 from rollout.errors import BadTraffic, ExperimentRunning, NoExperiment, RolloutRunning
 from rollout.records import Experiment
 from rollout.spec import Traffic
@@ -33,7 +33,7 @@ def begin(connection: Connection, new: Experiment) -> Experiment:
     fence_rows.take(connection, environment, model)
     connection.execute(insert(EXPERIMENTS).values({name: getattr(new, name) for name in Experiment.__slots__}))
     detail = f"experiment {new.name}: {new.share} % to version {new.b} beside {new.a}"
-    traffic_rows.log(
+    ledger_rows.append(
         connection, environment, model, what="begin-experiment", digest=servable.model_digest, detail=detail, by=new.begun_by, at=now
     )
     traffic = Traffic(stable=new.a, canary=new.b, canary_weight=new.share)
@@ -83,7 +83,7 @@ def close(connection: Connection, open_one: Experiment, *, by: str, because: str
     connection.execute(update(EXPERIMENTS).where(mine).values(**values))
     digest = traffic_rows.get_version(connection, open_one.model, open_one.b).model_digest
     detail = f"experiment {open_one.name} ended: {because}"
-    traffic_rows.log(connection, open_one.environment, open_one.model, what="end-experiment", digest=digest, detail=detail, by=by, at=at)
+    ledger_rows.append(connection, open_one.environment, open_one.model, what="end-experiment", digest=digest, detail=detail, by=by, at=at)
     return replace(open_one, ended_at=at, ended_by=by, ended_because=because)
 
 

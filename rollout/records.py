@@ -1,7 +1,7 @@
-"""What the store remembers for good: releases, champions, decisions, rollouts, rehearsals and experiments."""
+"""What the store remembers for good: releases, champions, the ledger, rollouts, rehearsals, experiments and incidents."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -67,9 +67,10 @@ class Champion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """One line of the append-only decision log."""
+    """One entry of the ledger as one who asks about a model wants it."""
 
     number: int
+    """Its sequence in the ledger, which tells of all models: not without gaps."""
     environment: str
     model: str
     what: str
@@ -80,6 +81,85 @@ class Decision:
     """One sentence."""
     by: str
     at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerEntry:
+    """One entry of the ledger; see ``firstlight.chain``."""
+
+    sequence: int
+    """1, 2, 3 … without gaps."""
+    at: float
+    """Unix seconds by the writer's clock."""
+    environment: str
+    """Empty for what is about every environment."""
+    model: str
+    """Empty for what is about no model."""
+    what: str
+    digest: str
+    """What it was about."""
+    detail: str
+    by: str
+    adopted: bool
+    """It was made before there was a ledger, and nobody sealed it then."""
+    key_id: str | None
+    """Whose seal it has; None: it has none."""
+    previous: str
+    """``entry_digest`` of the entry before, 64 zeros for the first."""
+    entry_digest: str
+    seal: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as ``firstlight.chain`` reads them."""
+        return asdict(self)
+
+
+class Severity(StrEnum):
+    """How bad an incident is."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class IncidentState(StrEnum):
+    """How an incident stands."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    """Somebody looks at it."""
+    RESOLVED = "resolved"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incident:
+    """Something that a person must look at; one for each (environment, model, cause) until it is resolved."""
+
+    id: str
+    """``INC-YYYY-NNN``, unique in the store."""
+    environment: str
+    model: str
+    cause: str
+    """What it is about, in a form that is the same again: ``waiver-ended:<id>``, ``break-glass:<release>``, …"""
+    severity: Severity
+    state: IncidentState
+    summary: str
+    """One sentence."""
+    evidence_digest: str
+    owner: str
+    release_id: str | None
+    opened_by: str
+    opened_at: float
+    """Unix seconds."""
+    acknowledged_by: str | None = None
+    acknowledged_at: float | None = None
+    resolved_by: str | None = None
+    resolved_at: float | None = None
+    resolved_because: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not resolved yet."""
+        return self.state is not IncidentState.RESOLVED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

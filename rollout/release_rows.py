@@ -5,9 +5,9 @@ from dataclasses import replace
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from rollout.errors import ReleaseClosed, ReleaseRunning, UnknownRelease
+from rollout.ledger_rows import append
 from rollout.records import Release, ReleaseStatus
 from rollout.tables import CHAMPIONS, RELEASES
-from rollout.traffic_rows import log
 
 
 def open_release(
@@ -33,7 +33,7 @@ def open_release(
         opened_at=at,
     )
     connection.execute(insert(RELEASES).values({name: getattr(new, name) for name in Release.__slots__}))
-    log(connection, environment, model, what="open-release", digest=model_digest, detail=f"release {new.id} opened", by=by, at=at)
+    append(connection, environment, model, what="open-release", digest=model_digest, detail=f"release {new.id} opened", by=by, at=at)
     return new
 
 
@@ -76,7 +76,7 @@ def close(connection: Connection, identifier: str, status: ReleaseStatus, *, sum
     values = {"status": status.value, "summary": summary, "closed_at": at}
     connection.execute(update(RELEASES).where(RELEASES.c.id == identifier).values(**values))
     detail = f"release {identifier} ended: {status.value}" + (f": {summary}" if summary else "")
-    log(connection, now.environment, now.model, what="close-release", digest=now.model_digest, detail=detail, by=by, at=at)
+    append(connection, now.environment, now.model, what="close-release", digest=now.model_digest, detail=detail, by=by, at=at)
     return replace(now, status=status, summary=summary, closed_at=at)
 
 
@@ -122,7 +122,7 @@ def _continued(
     if running.policy_digest != policy_digest:
         connection.execute(update(RELEASES).where(RELEASES.c.id == running.id).values(policy_digest=policy_digest))
         detail = f"release {running.id} goes on under policy {policy_digest[:12]} instead of {running.policy_digest[:12]}"
-        log(connection, running.environment, running.model, what="policy-changed", digest=model_digest, detail=detail, by=by, at=at)
+        append(connection, running.environment, running.model, what="policy-changed", digest=model_digest, detail=detail, by=by, at=at)
     return replace(running, policy_digest=policy_digest)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, delete, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from firstlight.digest import sha256_json
-from rollout import fence_rows, traffic_rows
+from rollout import fence_rows, ledger_rows
 from rollout.errors import NoRollout
 from rollout.records import ReleaseStatus, RolloutRecord
 from rollout.spec import Phase, RolloutSpec, RolloutStatus
@@ -45,7 +45,7 @@ def claim(
     connection.execute(delete(ROLLOUTS).where(_of(environment, model)))
     connection.execute(insert(ROLLOUTS).values(**_values(new)))
     detail = f"{holder} drives the rollout of version {spec.canary} for release {release_id}, with token {token}"
-    traffic_rows.log(connection, environment, model, what="claim-rollout", digest=sha256_json(plain), detail=detail, by=holder, at=at)
+    ledger_rows.append(connection, environment, model, what="claim-rollout", digest=sha256_json(plain), detail=detail, by=holder, at=at)
     return new
 
 
@@ -63,7 +63,7 @@ def save(
         detail = f"version {status.canary} against {status.stable or 'nobody'}: {status.phase.value} at {status.weight} %"
         detail += f": {'; '.join(status.reasons)}" if status.reasons else ""
         place = sha256_json({"canary": status.canary, "stable": status.stable, "place": list(_place(status))})
-        traffic_rows.log(connection, environment, model, what="rollout", digest=place, detail=detail, by=before.holder, at=at)
+        ledger_rows.append(connection, environment, model, what="rollout", digest=place, detail=detail, by=before.holder, at=at)
     return new
 
 
@@ -84,7 +84,7 @@ def order(connection: Connection, environment: str, model: str, what: str, *, by
     connection.execute(update(ROLLOUTS).where(_of(environment, model)).values(**wanted, said=said, updated_at=at))
     digest = sha256_json({"release": now.release_id, "order": what})
     detail = f"release {now.release_id}: {said}"
-    traffic_rows.log(connection, environment, model, what=f"{what}-rollout", digest=digest, detail=detail, by=by, at=at)
+    ledger_rows.append(connection, environment, model, what=f"{what}-rollout", digest=digest, detail=detail, by=by, at=at)
     return replace(now, **wanted, said=said, updated_at=at)  # type: ignore[arg-type]
 
 

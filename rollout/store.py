@@ -1,4 +1,4 @@
-"""What must outlive every process: desired and observed state, versions, champions, releases and decisions.
+"""What must outlive every process: desired and observed state, versions, champions, releases, and the ledger of all that was done.
 
 Each method is one transaction: it happens as a whole or not at all, whatever is killed. Every method may raise
 StoreBusy or StoreUnreachable (transient) and StoreRefused (read-only, damaged or foreign database).
@@ -7,37 +7,18 @@ Who drives a rollout has a fencing token (``claim_rollout``) and gives it along;
 holder has claimed since, and changes nothing. Without a token acts a person, who is asked for no such thing.
 """
 
-import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
-
-from sqlalchemy import insert, select
+from collections.abc import Mapping
+from typing import Any
 
 from rollout import champion_rows, drill_rows, experiment_rows, fence_rows, release_rows, rollout_rows, traffic_rows
-from rollout.database import BUSY_SECONDS, Database
-from rollout.records import Champion, Decision, Drill, Experiment, Release, ReleaseStatus, RolloutRecord
+from rollout.chronicle import Chronicle
+from rollout.records import Champion, Drill, Experiment, Release, ReleaseStatus, RolloutRecord
 from rollout.spec import Desired, Observed, RolloutSpec, RolloutStatus, ServableVersion, Traffic
-from rollout.tables import STEPS
 
 
-class Store:
+class Store(Chronicle):
     """The rollout store behind ``url`` (sqlite:///… or postgresql+psycopg://…); makes its tables. Usable from many threads and
     processes."""
-
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time, busy_seconds: float = BUSY_SECONDS) -> None:
-        self._clock = clock
-        self._database = Database(url, busy_seconds=busy_seconds)
-
-    def close(self) -> None:
-        """Give back every connection; the store may be used again afterwards."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     # desired and observed state
 
@@ -116,18 +97,21 @@ class Store:
 
     # servable versions
 
-    def add_version(self, new: ServableVersion) -> None:
+    def add_version(self, new: ServableVersion, *, by: str = "firstlight") -> None:
         """Make a version servable; again changes nothing but its folder. Raises UnknownVersion when its number holds other bytes."""
         with self._database.writing() as connection:
-            traffic_rows.add_version(connection, new, at=self._clock())
+            traffic_rows.add_version(connection, new, by=by, at=self._clock())
 
-    def set_backend(self, model: str, version: str, *, backend: str, digest: str | None, signature: str | None = None) -> None:
+    def set_backend(
+        self, model: str, version: str, *, backend: str, digest: str | None, signature: str | None = None, by: str = "firstlight"
+    ) -> None:
         """Say how a version is run: the backend, the digest of its compiled file (None: it has none), the pipeline's signature over that.
 
         Raises UnknownVersion.
         """
         with self._database.writing() as connection:
-            traffic_rows.set_backend(connection, model, version, backend=backend, digest=digest, signature=signature)
+            at = self._clock()
+            traffic_rows.set_backend(connection, model, version, backend=backend, digest=digest, signature=signature, by=by, at=at)
 
     def version(self, model: str, version: str) -> ServableVersion:
         """Return a servable version. Raises UnknownVersion."""
@@ -350,26 +334,3 @@ class Store:
         """Return the experiment begun last, or None; ``Experiment.is_running`` says whether it still uses the traffic."""
         with self._database.reading() as connection:
             return experiment_rows.last(connection, environment, model)
-
-    # the record
-
-    def decide(self, environment: str, model: str, *, what: str, digest: str, detail: str, by: str) -> None:
-        """Append a decision of another kind to the log."""
-        with self._database.writing() as connection:
-            traffic_rows.log(connection, environment, model, what=what, digest=digest, detail=detail, by=by, at=self._clock())
-
-    def decisions(self, environment: str, model: str) -> list[Decision]:
-        """Return every decision, oldest first."""
-        with self._database.reading() as connection:
-            return traffic_rows.decisions(connection, environment, model)
-
-    def add_point(self, release_id: str, point: Mapping[str, Any]) -> None:
-        """Append one point (plain finite JSON values) to a release's timeline."""
-        with self._database.writing() as connection:
-            connection.execute(insert(STEPS).values(release_id=release_id, point=dict(point)))
-
-    def points(self, release_id: str) -> list[dict[str, Any]]:
-        """Return a release's timeline in the order it was written."""
-        with self._database.reading() as connection:
-            rows = connection.execute(select(STEPS.c.point).where(STEPS.c.release_id == release_id).order_by(STEPS.c.number))
-            return [dict(row.point) for row in rows]

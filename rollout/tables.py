@@ -2,7 +2,8 @@
 
 SQLAlchemy Core, the same on SQLite and PostgreSQL. ``SCHEMA_VERSION`` is written into the database, where a firstlight of any age
 looks for it; Alembic's own table says the same as a revision. The champion of (environment, model) is not a column somebody can set twice: it is the history line with the highest
-sequence, and (environment, model, sequence) is unique. History and decisions refuse UPDATE and DELETE by trigger.
+sequence, and (environment, model, sequence) is unique. History and ledger refuse UPDATE and DELETE by trigger, and the ledger is a hash chain
+(``firstlight.chain``) besides, for those whom a trigger does not stop.
 """
 
 from sqlalchemy import (
@@ -25,7 +26,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 METADATA = MetaData()
 
@@ -126,18 +127,69 @@ CHAMPIONS = Table(
     CheckConstraint("(action = 'promote') = (release_id IS NOT NULL)", name="only_a_release_promotes"),
 )
 
-DECISIONS = Table(
-    "decisions",
+LEDGER = Table(
+    "ledger",
     METADATA,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
     Column("environment", String, nullable=False),
     Column("model", String, nullable=False),
     Column("what", String, nullable=False),
     Column("digest", String, nullable=False),
     Column("detail", Text, nullable=False),
     Column("made_by", String, nullable=False),
+    Column("adopted", Boolean, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("entry_digest", String(64), nullable=False),
+    Column("key_id", String(16)),
+    Column("seal", String(64)),
+    UniqueConstraint("previous", name="ledger_has_one_line"),
+    CheckConstraint("(key_id IS NULL) = (seal IS NULL)", name="ledger_seal_names_its_key"),
+    CheckConstraint("sequence > 0", name="ledger_begins_with_one"),
+)
+Index("ledger_of_a_model", LEDGER.c.environment, LEDGER.c.model)
+
+DECISION_IDS = Table(
+    "decision_ids",
+    METADATA,
+    Column("year", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("release_id", String, nullable=False),
     Column("at", Float, nullable=False),
-    sqlite_autoincrement=True,  # numbers are never used again, so a gap shows
+    UniqueConstraint("release_id", name="a_release_has_one_decision_id"),
+)
+
+INCIDENTS = Table(
+    "incidents",
+    METADATA,
+    Column("year", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("environment", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("cause", String, nullable=False),
+    Column("severity", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("evidence_digest", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("release_id", String),
+    Column("opened_by", String, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("acknowledged_by", String),
+    Column("acknowledged_at", Float),
+    Column("resolved_by", String),
+    Column("resolved_at", Float),
+    Column("resolved_because", Text),
+)
+_NOT_RESOLVED = text("resolved_at IS NULL")
+Index(
+    "one_open_incident",
+    INCIDENTS.c.environment,
+    INCIDENTS.c.model,
+    INCIDENTS.c.cause,
+    unique=True,
+    sqlite_where=_NOT_RESOLVED,
+    postgresql_where=_NOT_RESOLVED,
 )
 
 STEPS = Table(
@@ -239,5 +291,5 @@ def _append_only(table: Table) -> None:
         event.listen(table, "after_create", statement.execute_if(dialect="postgresql"))
 
 
-for _table in (CHAMPIONS, DECISIONS, STEPS, DRILLS):
+for _table in (CHAMPIONS, LEDGER, STEPS, DRILLS, DECISION_IDS):
     _append_only(_table)

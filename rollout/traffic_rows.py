@@ -5,10 +5,12 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from firstlight.digest import sha256_json
 from rollout.errors import LeaseLapsed, StaleGeneration, UnknownVersion
-from rollout.records import Decision
+from rollout.ledger_rows import append
 from rollout.spec import Desired, Observed, ServableVersion, Traffic
-from rollout.tables import DECISIONS, DESIRED, OBSERVED, VERSIONS
+from rollout.tables import DESIRED, OBSERVED, VERSIONS
 
+_EVERYWHERE = ""
+"""A version belongs to no environment."""
 _BESIDE_TRAFFIC = ("lease_until", "lease_seconds", "sticky", "shadow_percent", "drill")
 
 
@@ -74,7 +76,7 @@ def change_traffic(
     put_desired(connection, wanted, by=by, at=at)
     if not same:
         digest = sha256_json(traffic.to_dict())
-        log(connection, environment, model, what="traffic", digest=digest, detail=_describe(wanted), by=by, at=at)
+        append(connection, environment, model, what="traffic", digest=digest, detail=_describe(wanted), by=by, at=at)
     return wanted
 
 
@@ -147,7 +149,7 @@ def observed(connection: Connection, environment: str, model: str) -> Observed |
     )
 
 
-def add_version(connection: Connection, new: ServableVersion, *, at: float) -> None:
+def add_version(connection: Connection, new: ServableVersion, *, by: str, at: float) -> None:
     """Add a servable version; again changes nothing but the folder, how it is run least of all.
 
     Raises UnknownVersion when the number holds other bytes.
@@ -157,6 +159,8 @@ def add_version(connection: Connection, new: ServableVersion, *, at: float) -> N
     if found is None:
         run = {"backend": new.backend, "backend_digest": new.backend_digest, "signature": new.signature}
         connection.execute(insert(VERSIONS).values(model=new.model, version=new.version, added_at=at, **values, **run))
+        said = f"version {new.version} may be served with {new.backend}, hand-off {new.handoff_digest[:12]}"
+        append(connection, _EVERYWHERE, new.model, what="add-version", digest=new.model_digest, detail=said, by=by, at=at)
         return
     if (found.model_digest, found.handoff_digest) != (new.model_digest, new.handoff_digest):
         raise UnknownVersion(
@@ -167,13 +171,22 @@ def add_version(connection: Connection, new: ServableVersion, *, at: float) -> N
     if found.folder != new.folder:
         at_number = and_(VERSIONS.c.model == new.model, VERSIONS.c.version == new.version)
         connection.execute(update(VERSIONS).where(at_number).values(folder=new.folder))
+        said = f"version {new.version} is read from {new.folder} instead of {found.folder}"
+        append(connection, _EVERYWHERE, new.model, what="move-version", digest=new.model_digest, detail=said, by=by, at=at)
 
 
-def set_backend(connection: Connection, model: str, version: str, *, backend: str, digest: str | None, signature: str | None) -> None:
-    """Write how a version is run, and who vouches for that. Raises UnknownVersion."""
-    get_version(connection, model, version)
+def set_backend(
+    connection: Connection, model: str, version: str, *, backend: str, digest: str | None, signature: str | None, by: str, at: float
+) -> None:
+    """Write how a version is run, and who vouches for that; the same again changes nothing. Raises UnknownVersion."""
+    now = get_version(connection, model, version)
+    if (now.backend, now.backend_digest, now.signature) == (backend, digest, signature):
+        return
     at_number = and_(VERSIONS.c.model == model, VERSIONS.c.version == version)
     connection.execute(update(VERSIONS).where(at_number).values(backend=backend, backend_digest=digest, signature=signature))
+    signed = "signed by the pipeline" if signature else "signed by nobody"
+    said = f"version {version} is run with {backend}, compiled file {(digest or 'none')[:12]}, {signed}"
+    append(connection, _EVERYWHERE, model, what="set-backend", digest=now.model_digest, detail=said, by=by, at=at)
 
 
 def find_version(connection: Connection, model: str, version: str) -> ServableVersion | None:
@@ -196,30 +209,6 @@ def version_by_digest(connection: Connection, model: str, digest: str) -> Servab
     rows = connection.execute(select(VERSIONS).where(VERSIONS.c.model == model, matches).order_by(VERSIONS.c.added_at.desc()))
     row = rows.first()
     return None if row is None else _version(row)
-
-
-def log(connection: Connection, environment: str, model: str, *, what: str, digest: str, detail: str, by: str, at: float) -> None:
-    """Append one decision."""
-    values = {"what": what, "digest": digest, "detail": detail, "made_by": by, "at": at}
-    connection.execute(insert(DECISIONS).values(environment=environment, model=model, **values))
-
-
-def decisions(connection: Connection, environment: str, model: str) -> list[Decision]:
-    """Return every decision, oldest first."""
-    rows = connection.execute(select(DECISIONS).where(_of(DECISIONS, environment, model)).order_by(DECISIONS.c.number))
-    return [
-        Decision(
-            number=row.number,
-            environment=row.environment,
-            model=row.model,
-            what=row.what,
-            digest=row.digest,
-            detail=row.detail,
-            by=row.made_by,
-            at=row.at,
-        )
-        for row in rows
-    ]
 
 
 def _of(table: object, environment: str, model: str) -> ColumnElement[bool]:

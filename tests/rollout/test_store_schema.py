@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from typer.testing import CliRunner
 
-from firstlight import settings
+from firstlight import chain, settings
 from firstlight.cli import app, database_commands  # noqa: F401 - registers the command
 from rollout.database import Database, bring_up
 from rollout.errors import StoreRefused, UnknownVersion
@@ -50,9 +50,11 @@ OLD_DATA = (
     f"INSERT INTO champions VALUES ('{ENVIRONMENT}', '{MODEL}', 1, '1', '{DIGESTS['1']}', NULL, 'promote', 'r', 'release r passed', 'flow', 2.0)",
     f"INSERT INTO desired_state (environment, model, generation, stable, canary, canary_weight, lease_until, changed_by, changed_at) "
     f"VALUES ('{ENVIRONMENT}', '{MODEL}', 4, '1', '2', 25, 60.0, 'flow', 3.0)",
-    f"INSERT INTO observed_state VALUES ('{ENVIRONMENT}', '{MODEL}', 4, NULL, '[\"1\"]', NULL, 3.5, '[]')",
+    f"INSERT INTO observed_state (environment, model, generation, traffic, ready, gateway_url, heartbeat, problems) "
+    f"VALUES ('{ENVIRONMENT}', '{MODEL}', 4, NULL, '[\"1\"]', NULL, 3.5, '[]')",
     f"INSERT INTO decisions (environment, model, what, digest, detail, made_by, at) "
     f"VALUES ('{ENVIRONMENT}', '{MODEL}', 'promote', 'd', 'champion 1 is version 1', 'flow', 2.0)",
+    "INSERT INTO decisions (environment, model, what, digest, detail, made_by, at) VALUES ('other', 'm', 'traffic', 'd', 'é', 'ada', 1.5)",
 )
 
 
@@ -62,6 +64,11 @@ def check_old_data(url: str) -> None:
         assert (store.version(MODEL, "1").backend, store.version(MODEL, "1").backend_digest) == ("eager", None)
         assert [line.version for line in store.history(*HERE)] == ["1"]
         assert [decision.detail for decision in store.decisions(*HERE)] == ["champion 1 is version 1"]
+        assert [(entry.what, entry.by, entry.adopted, entry.seal) for entry in store.ledger()] == [
+            ("promote", "flow", True, None),
+            ("traffic", "ada", True, None),
+        ]
+        assert chain.broken([entry.to_dict() for entry in store.ledger()]) == []
         desired, seen = store.desired(*HERE), store.observed(*HERE)
         assert (desired.generation, desired.traffic.canary_weight, desired.lease_until) == (4, 25, 60.0)
         assert (desired.lease_seconds, desired.sticky, desired.shadow_percent, desired.drill) == (None, None, 0, None)

@@ -110,12 +110,15 @@ def test_a_version_is_found_by_number_and_by_digest(store: Any) -> None:
         store.version(MODEL, "9")
 
 
-@pytest.mark.parametrize("table", ["decisions", "champions", "rollout_steps"])
+@pytest.mark.parametrize("table", ["ledger", "champions", "rollout_steps", "decision_ids"])
 @pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {} SET {}"])
 def test_the_record_cannot_be_rewritten(store: Any, table: str, change: str) -> None:
     promote(store, "1", expected=None)
     store.add_point("r", {"weight": 5})
-    column = {"decisions": "made_by = 'x'", "champions": "version = '2'", "rollout_steps": "release_id = 'x'"}[table]
+    store.decision_id(store.releases(*HERE)[0].id, year=2026)
+    column = {"ledger": "made_by = 'x'", "decision_ids": "number = 9", "champions": "version = '2'", "rollout_steps": "release_id = 'x'"}[
+        table
+    ]
     statement = change.format(table, column)
     with pytest.raises(Exception, match=f"{table} is append-only"):
         execute(store, statement)
