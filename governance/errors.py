@@ -3,6 +3,7 @@
 RefusedError
 └── GovernanceError
     ├── ScenarioError       a risk scenario file is not usable
+    ├── RegisterError       the framework of the register is not usable
     ├── ApproversError      the approvers file is not usable
     ├── SignatureError      a signature cannot be made or does not verify
     ├── SignOffError        a sign-off cannot be given
@@ -18,6 +19,10 @@ class GovernanceError(RefusedError):
 
 class ScenarioError(GovernanceError):
     """A risk scenario file cannot be used."""
+
+
+class RegisterError(GovernanceError):
+    """The framework of the register, or the lab's labels, cannot be used."""
 
 
 class PolicyError(GovernanceError):

@@ -12,7 +12,7 @@ from typing import Any
 from firstlight.digest import finite, sha256_json
 from firstlight.verdict import Verdict
 from governance.policy import Band, RiskPolicy
-from governance.scenario import DIMENSIONS, MISSING, Rule, Scenario, load_scenarios, look_up
+from governance.scenario import DIMENSIONS, Rule, Scenario, in_words, load_scenarios, look_up
 
 __all__ = [
     "Band",
@@ -84,6 +84,8 @@ class ScenarioRisk:
     missing: tuple[str, ...]
     """Evidence documents the scenario requires and this release lacks."""
     findings: tuple[RuleFinding, ...]
+    not_applicable_because: tuple[str, ...] = ()
+    """Why this cannot happen to this release, by its evidence; then its residual is shown, and decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,7 @@ class RiskAssessment:
     summary: str
     reasons: tuple[str, ...]
     overall: int
-    """The highest residual of all scenarios; nothing is averaged away."""
+    """The highest residual of all scenarios that apply; nothing is averaged away."""
     band: str
     required_roles: Mapping[str, int]
     """Role -> how many different people must approve."""
@@ -110,24 +112,33 @@ class RiskAssessment:
     """The scenario files themselves, so that a reader can recompute everything above from the evidence."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values for the evidence folder."""
+        """Plain JSON values for the evidence folder; a scenario that applies says nothing about not applying."""
         plain = finite(asdict(self))
+        for row in plain["scenarios"]:
+            if not row["not_applicable_because"]:
+                del row["not_applicable_because"]
         return {**plain, "verdict": str(self.verdict)}
 
 
 def assess(evidence: Mapping[str, Mapping[str, Any]], *, scenarios: Sequence[Scenario], policy: RiskPolicy) -> RiskAssessment:
     """Score ``scenarios`` on the ``evidence`` documents of one release (name -> document). Pure.
 
-    FAIL when the policy's maximum is exceeded, CANNOT_TELL when a document that a scenario requires is absent, else PASS. Raises ValueError
-    without scenarios.
+    FAIL when the policy's maximum is exceeded, CANNOT_TELL when a document that a scenario requires is absent or no scenario applies, else PASS.
+    Raises ValueError without scenarios.
     """
     if not scenarios:
         raise ValueError("a release must be assessed on at least one scenario, got none")
     scored = tuple(_score(scenario, evidence, policy) for scenario in scenarios)
     definitions = tuple(scenario.model_dump(mode="json", by_alias=True, exclude_none=True) for scenario in scenarios)
-    top = max(scored, key=lambda risk: risk.residual)
+    applying = tuple(risk for risk in scored if not risk.not_applicable_because)
+    top = max(applying or scored, key=lambda risk: risk.residual)
     band = policy.band_of(top.residual)
-    too_high, absent = _too_high(scored, policy), _absent(scored)
+    too_high, absent = _too_high(applying, policy), _absent(applying)
+    absent += (
+        []
+        if applying
+        else ["at least one scenario must apply to a release, none does: a model that nothing can happen to is not described yet"]
+    )
     verdict = Verdict.FAIL if too_high else Verdict.CANNOT_TELL if absent else Verdict.PASS
     return RiskAssessment(
         verdict=verdict,
@@ -167,20 +178,22 @@ def _score(scenario: Scenario, evidence: Mapping[str, Mapping[str, Any]], policy
         band=policy.band_of(impact * expectancy).name,
         missing=tuple(name for name in scenario.requires if not evidence.get(name)),
         findings=findings,
+        not_applicable_because=_not_applicable(scenario, evidence),
     )
+
+
+def _not_applicable(scenario: Scenario, evidence: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return why the scenario cannot happen to this release; nothing where one of the rules does not hold, or its evidence is absent."""
+    rules = scenario.not_applicable_when or ()
+    found = [(rule, look_up(evidence, rule.evidence)) for rule in rules]
+    if not all(rule.holds(value) for rule, value in found):
+        return ()
+    return tuple(f"{rule.because} ({rule.evidence}: {in_words(value)})" for rule, value in found)
 
 
 def _find(dimension: str, rule: Rule, evidence: Mapping[str, Mapping[str, Any]]) -> RuleFinding:
     value = look_up(evidence, rule.evidence)
-    found = "missing" if value is MISSING else _shown(value)
-    return RuleFinding(dimension=dimension, rule=rule.text, found=found, held=rule.holds(value), because=rule.because)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return RuleFinding(dimension=dimension, rule=rule.text, found=in_words(value), held=rule.holds(value), because=rule.because)
 
 
 def _too_high(scored: Sequence[ScenarioRisk], policy: RiskPolicy) -> list[str]:

@@ -5,7 +5,7 @@ lists for each of four dimensions of control maturity up to two rules over the e
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,28 +24,55 @@ DIMENSIONS = ("implementation", "operation", "reliability", "verification")
 
 
 def look_up(evidence: Mapping[str, Any], path: str) -> Any:
-    """Return the value at the dotted ``path`` (document first, then its keys), or MISSING."""
-    value: Any = evidence
-    for part in path.split("."):
+    """Return the value at the dotted ``path`` (document first, then its keys), or MISSING.
+
+    ``*`` stands for every entry of a list and answers the list of what was found there; MISSING where one entry has nothing, or there is none.
+    """
+    return _climb(evidence, path.split("."))
+
+
+def _climb(value: Any, parts: Sequence[str]) -> Any:
+    for place, part in enumerate(parts):
+        if part == "*":
+            found = [_climb(entry, parts[place + 1 :]) for entry in value] if isinstance(value, list | tuple) else []
+            return MISSING if not found or any(entry is MISSING for entry in found) else found
         if not isinstance(value, Mapping) or part not in value:
             return MISSING
         value = value[part]
     return MISSING if value is None else value
 
 
+def in_words(value: Any) -> str:
+    """Return what a rule found (or MISSING) as a reader sees it, in at most 80 characters."""
+    if value is MISSING:
+        return "missing"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        text = ", ".join(str(key) for key in list(value)[:20]) or "nothing"
+    elif isinstance(value, list | tuple):
+        plain = all(isinstance(entry, str | int | float) for entry in value)
+        text = "nothing" if not value else ", ".join(in_words(entry) for entry in value[:20]) if plain else f"{len(value)} in a list"
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
 class Rule(BaseModel):
-    """One written test of the evidence; exactly one of ``is``, ``at_least``, ``at_most``, ``present`` is given."""
+    """One written test of the evidence; exactly one of ``is``, ``at_least``, ``at_most``, ``each_of``, ``present`` is given."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    evidence: str = Field(pattern=r"^[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)+$")
-    """Dotted path: document, then keys, e.g. ``bias.verdict``."""
+    evidence: str = Field(pattern=r"^[a-z][a-z0-9_]*(\.([A-Za-z0-9_-]+|\*))+$")
+    """Dotted path: document, then keys, e.g. ``bias.verdict``; ``*`` is every entry of a list, e.g. ``hand_off.model.inputs.*.dtype``."""
     equals: str | bool | int | None = Field(default=None, alias="is")
     """The value must be this and of this type."""
     at_least: float | None = Field(default=None, allow_inf_nan=False)
     """The value must be a finite number not below this."""
     at_most: float | None = Field(default=None, allow_inf_nan=False)
     """The value must be a finite number not above this."""
+    each_of: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """The value must be a list that is not empty, and each entry one of these."""
     present: Literal[True] | None = None
     """The value must be there and not empty, ``none`` or ``unknown``."""
     because: str = Field(min_length=10)
@@ -53,9 +80,11 @@ class Rule(BaseModel):
 
     @model_validator(mode="after")
     def _one_test(self) -> "Rule":
-        given = [value for value in (self.equals, self.at_least, self.at_most, self.present) if value is not None]
+        given = [value for value in (self.equals, self.at_least, self.at_most, self.each_of, self.present) if value is not None]
         if len(given) != 1:
-            raise ValueError(f"rule on {self.evidence!r} must give exactly one of is, at_least, at_most, present; found {len(given)}")
+            raise ValueError(
+                f"rule on {self.evidence!r} must give exactly one of is, at_least, at_most, each_of, present; found {len(given)}"
+            )
         return self
 
     @property
@@ -67,6 +96,8 @@ class Rule(BaseModel):
             return f"{self.evidence} at least {self.at_least:g}"
         if self.at_most is not None:
             return f"{self.evidence} at most {self.at_most:g}"
+        if self.each_of is not None:
+            return f"{self.evidence} each one of {', '.join(self.each_of)}"
         shown = {True: "yes", False: "no"}.get(self.equals, self.equals) if isinstance(self.equals, bool) else self.equals
         return f"{self.evidence} is {shown}"
 
@@ -75,7 +106,11 @@ class Rule(BaseModel):
         if value is MISSING:
             return False
         if self.present:
-            return value not in ("", "none", "unknown", [], {}, False) and not (isinstance(value, float) and math.isnan(value))
+            return _is_something(value)
+        if self.each_of is not None:
+            return (
+                isinstance(value, list | tuple) and bool(value) and all(isinstance(entry, str) and entry in self.each_of for entry in value)
+            )
         if self.equals is not None:
             return (
                 isinstance(value, type(self.equals)) and isinstance(value, bool) == isinstance(self.equals, bool) and value == self.equals
@@ -83,6 +118,12 @@ class Rule(BaseModel):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         return value >= self.at_least if self.at_least is not None else value <= self.at_most  # type: ignore[operator]
+
+
+def _is_something(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and not any(entry in ("", "none", "unknown") for entry in value if isinstance(entry, str))
+    return value not in ("", "none", "unknown", {}, False) and not (isinstance(value, float) and math.isnan(value))
 
 
 _Rules = tuple[Rule, ...]
@@ -126,6 +167,8 @@ class Scenario(BaseModel):
     """Subcategories of NIST AI RMF 1.0 this scenario speaks to, e.g. ``MEASURE 2.11``."""
     requires: tuple[str, ...] = Field(min_length=1)
     """Evidence documents without which the residual of this scenario cannot be told."""
+    not_applicable_when: tuple[Rule, ...] | None = Field(default=None, min_length=1)
+    """Rules that all hold only for a release that this scenario cannot happen to; without their evidence the scenario applies."""
     maturity: MaturityRules
     """The written rules that turn evidence into control maturity."""
     watched_after: str = Field(min_length=10)
@@ -158,6 +201,6 @@ def _load(path: Path) -> tuple[Path, Scenario]:
 
 
 def evidence_paths(scenarios: Iterable[Scenario]) -> tuple[str, ...]:
-    """Return every evidence path the rules of ``scenarios`` read, sorted: what a release must supply to earn full maturity."""
+    """Return every evidence path the maturity rules of ``scenarios`` read, sorted: what a release must supply to earn full maturity."""
     rules = [rule for scenario in scenarios for dimension in DIMENSIONS for rule in getattr(scenario.maturity, dimension)]
     return tuple(sorted({rule.evidence for rule in rules}))
