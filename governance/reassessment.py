@@ -8,6 +8,7 @@ resolves those whose cause is gone. Obligations do not depend on the clock, only
 by the right one leaves exactly the right incidents open.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from firstlight.digest import sha256_bytes
 from governance.approvers import Approvers
 
+_DATE = re.compile(r"(?<![\d-])\d{4}-\d{2}-\d{2}(?![\d-])")
 _SHORT = 12
 
 
@@ -69,8 +71,8 @@ class Approval:
     fingerprint: str
     """Of the key that signed."""
     signed_at: datetime
-    conditions: tuple[tuple[str, date], ...] = ()
-    """(sentence, the day by which it asks for something); conditions without a day are for people to remember."""
+    conditions: tuple[str, ...] = ()
+    """Sentences. One that names a day asks for something by then; one without is for people to remember."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +179,23 @@ def next_interval(found: Iterable[Obligation]) -> datetime | None:
     return next((one.due_at for one in found if one.kind is Kind.INTERVAL), None)
 
 
+def last_day(condition: str) -> date | None:
+    """Return the latest day a condition names (``2027-01-31``), or None; what only looks like a date is none.
+
+    >>> last_day("Measure recall again by 2027-01-31, at the latest.")
+    datetime.date(2027, 1, 31)
+    >>> last_day("Never on 2027-13-45.") is None
+    True
+    """
+    days = []
+    for text in _DATE.findall(condition):
+        try:
+            days.append(date.fromisoformat(text))
+        except ValueError:
+            continue
+    return max(days, default=None)
+
+
 def _interval(signed: SignedOff, present: Present, rules: ReassessmentPolicy) -> Obligation | None:
     looks = [one.signed_at for one in signed.approvals] + list(present.reassessed)
     if signed.emergency is not None:
@@ -246,7 +265,8 @@ def _signer(release: str, approval: Approval, approvers: Approvers) -> Obligatio
 def _promises(signed: SignedOff, present: Present) -> list[Obligation]:
     found = [_waiver(signed.release, waiver, present.waived_until.get(waiver.scenario)) for waiver in signed.waivers]
     for approval in signed.approvals:
-        found += [_condition(signed.release, approval, sentence, day) for sentence, day in approval.conditions]
+        dated = [(sentence, day) for sentence in approval.conditions if (day := last_day(sentence)) is not None]
+        found += [_condition(signed.release, approval, sentence, day) for sentence, day in dated]
     if signed.emergency is not None and not signed.emergency.ratified:
         found.append(
             Obligation(
@@ -279,7 +299,7 @@ def _condition(release: str, approval: Approval, sentence: str, day: date) -> Ob
     shown = sentence if len(sentence) <= 200 else sentence[:199] + "…"
     return Obligation(
         kind=Kind.CONDITION,
-        cause=f"{Kind.CONDITION}:{release}:{_short(f'{approval.email} {day} {sentence}')}",
+        cause=f"{Kind.CONDITION}:{release}:{_short(f'{approval.email} {sentence}')}",
         due_at=_midnight(day + timedelta(days=1)),
         summary=f"{approval.name} approved release {release} on a condition whose day has passed ({day}): {shown!r}; show that it is met",
     )
@@ -302,6 +322,8 @@ class Known:
     is_open: bool
     answered_at: datetime | None = None
     """When a person with authority answered it, by a signature that counts; an answer holds for the cause it was given to."""
+    answer: str = ""
+    """Who, as what, and why: one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,10 +342,7 @@ def plan(found: Sequence[Obligation], known: Sequence[Known], *, live: str, now:
     """
     by_cause = {one.cause: one for one in found}
     is_blind = any(one.kind is Kind.UNREADABLE for one in found)
-    answers: dict[str, datetime] = {}
-    for incident in known:
-        if incident.answered_at is not None:
-            answers[incident.cause] = max(incident.answered_at, answers.get(incident.cause, incident.answered_at))
+    answers = _answers(known)
     opened = {incident.cause for incident in known if incident.is_open}
     to_open = tuple(one for one in found if one.is_due(now) and one.cause not in opened and not _is_answered(one, answers.get(one.cause)))
     to_resolve = []
@@ -336,25 +355,39 @@ def plan(found: Sequence[Obligation], known: Sequence[Known], *, live: str, now:
     return Plan(open=to_open, resolve=tuple(to_resolve))
 
 
+def kind_of(cause: str) -> Kind | None:
+    """Return the kind of a cause that a look opened an incident for; None for one of somebody else's."""
+    word = cause.partition(":")[0]
+    return Kind(word) if word in tuple(Kind) else None
+
+
 def is_ours(cause: str) -> bool:
     """Return whether an incident of ``cause`` was opened by the scheduled look, so that a look may resolve it."""
-    return cause.partition(":")[0] in tuple(Kind)
+    return kind_of(cause) is not None
 
 
-def _is_answered(one: Obligation, answered_at: datetime | None) -> bool:
+def _answers(known: Sequence[Known]) -> dict[str, Known]:
+    """Cause -> the last incident of that cause that was answered."""
+    answered = [incident for incident in known if incident.answered_at is not None]
+    return {incident.cause: incident for incident in sorted(answered, key=lambda one: one.answered_at or datetime.min)}
+
+
+def _is_answered(one: Obligation, last: Known | None) -> bool:
     """An answer given before the day counts for nothing: a clock that was ahead must not silence the real date."""
-    return one.kind in ANSWERABLE and answered_at is not None and (one.due_at is None or answered_at >= one.due_at)
+    if one.kind not in ANSWERABLE or last is None or last.answered_at is None:
+        return False
+    return one.due_at is None or last.answered_at >= one.due_at
 
 
-def _over(cause: str, one: Obligation | None, answered_at: datetime | None, *, live: str, now: datetime, is_blind: bool) -> str | None:
+def _over(cause: str, one: Obligation | None, last: Known | None, *, live: str, now: datetime, is_blind: bool) -> str | None:
     """Return why an open incident is over, or None."""
     if one is None:
         if is_blind:
             return None
         about = cause.split(":")[1]
         return "its cause is gone" if about in (live, "") else f"its cause is gone: release {live} is live now"
-    if _is_answered(one, answered_at):
-        return "a person with authority answered it"
+    if last is not None and _is_answered(one, last):
+        return last.answer or "a person with authority answered it"
     if not one.is_due(now):
         return f"it is not due before {one.due_at:%Y-%m-%d}"
     return None

@@ -26,7 +26,7 @@ def signed(humans: dict[str, Human]) -> SignedOff:
         role="ai-risk-officer",
         fingerprint=vera.keys[0].public.fingerprint,
         signed_at=SIGNED,
-        conditions=(("Measure recall again by 2026-12-10.", date(2026, 12, 10)),),
+        conditions=("Keep quasars at low S/N on watch.", "Measure recall again by 2026-12-10."),
     )
     return SignedOff(
         release="desi-vae-ab12",
@@ -131,6 +131,20 @@ def test_a_condition_is_due_when_the_day_it_names_has_passed(signed: SignedOff, 
     found = [one for one in reassessment.obligations(signed, present, RULES) if one.kind is Kind.CONDITION]
     assert [one.due_at for one in found] == [datetime(2026, 12, 11, tzinfo=UTC)]
     assert "Measure recall again by 2026-12-10." in found[0].summary
+
+
+@pytest.mark.parametrize(
+    ("sentence", "day"),
+    [
+        ("from 2026-12-01 to 2027-02-01", date(2027, 2, 1)),
+        ("by 2026-02-30", None),
+        ("ticket 12026-12-011", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_only_a_day_that_exists_is_a_date(sentence: str, day: date | None) -> None:
+    assert reassessment.last_day(sentence) == day
 
 
 def test_a_break_glass_is_due_until_it_is_ratified(signed: SignedOff, present: Present) -> None:
