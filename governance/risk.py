@@ -13,6 +13,7 @@ from firstlight.digest import finite, sha256_json
 from firstlight.verdict import Verdict
 from governance.policy import Band, RiskPolicy
 from governance.scenario import DIMENSIONS, Rule, Scenario, in_words, load_scenarios, look_up
+from governance.waiver import WaiverInForce
 
 __all__ = [
     "Band",
@@ -110,21 +111,34 @@ class RiskAssessment:
     scenarios: tuple[ScenarioRisk, ...]
     definitions: tuple[Mapping[str, Any], ...]
     """The scenario files themselves, so that a reader can recompute everything above from the evidence."""
+    waivers: tuple[Mapping[str, Any], ...] = ()
+    """The waivers in force when this was assessed, each with whether it was ``used``: without it the verdict would be another."""
+    waived: tuple[str, ...] = ()
+    """What would not hold without a waiver, each with the waiver's name, its signer and its last day."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values for the evidence folder; a scenario that applies says nothing about not applying."""
+        """Plain JSON values for the evidence folder; a scenario that applies says nothing about not applying, a release without waivers nothing of them."""
         plain = finite(asdict(self))
+        for name in ("waivers", "waived"):
+            if not plain[name]:
+                del plain[name]
         for row in plain["scenarios"]:
             if not row["not_applicable_because"]:
                 del row["not_applicable_because"]
         return {**plain, "verdict": str(self.verdict)}
 
 
-def assess(evidence: Mapping[str, Mapping[str, Any]], *, scenarios: Sequence[Scenario], policy: RiskPolicy) -> RiskAssessment:
+def assess(
+    evidence: Mapping[str, Mapping[str, Any]],
+    *,
+    scenarios: Sequence[Scenario],
+    policy: RiskPolicy,
+    waivers: Sequence[WaiverInForce] = (),
+) -> RiskAssessment:
     """Score ``scenarios`` on the ``evidence`` documents of one release (name -> document). Pure.
 
     FAIL when the policy's maximum is exceeded, CANNOT_TELL when a document that a scenario requires is absent or no scenario applies, else PASS.
-    Raises ValueError without scenarios.
+    What one of ``waivers`` accepts for a scenario is neither; it lowers no residual. Raises ValueError without scenarios.
     """
     if not scenarios:
         raise ValueError("a release must be assessed on at least one scenario, got none")
@@ -133,7 +147,12 @@ def assess(evidence: Mapping[str, Mapping[str, Any]], *, scenarios: Sequence[Sce
     applying = tuple(risk for risk in scored if not risk.not_applicable_because)
     top = max(applying or scored, key=lambda risk: risk.residual)
     band = policy.band_of(top.residual)
-    too_high, absent = _too_high(applying, policy), _absent(applying)
+    longest = {waiver.scenario: waiver for waiver in sorted(waivers, key=lambda waiver: (waiver.until, waiver.id))}
+    over = _too_high(applying, policy)
+    too_high = [said for name, said in over.items() if name not in longest]
+    absent = _absent([risk for risk in applying if risk.id not in longest])
+    lacking = {risk.id: f"{risk.id} {risk.title}: evidence {', '.join(risk.missing)} is not there" for risk in applying if risk.missing}
+    waived = {name: [said[name] for said in (over, lacking) if name in said] for name in longest if name in over or name in lacking}
     absent += (
         []
         if applying
@@ -142,7 +161,10 @@ def assess(evidence: Mapping[str, Mapping[str, Any]], *, scenarios: Sequence[Sce
     verdict = Verdict.FAIL if too_high else Verdict.CANNOT_TELL if absent else Verdict.PASS
     return RiskAssessment(
         verdict=verdict,
-        summary=f"residual {top.residual} of 25 ({band.name}), highest {top.id} {top.title.lower()}; asks for {policy.asked(band.approvers)}",
+        summary=(
+            f"residual {top.residual} of 25 ({band.name}), highest {top.id} {top.title.lower()}; asks for {policy.asked(band.approvers)}"
+            f"{'; by ' + ' and '.join(longest[name].said for name in sorted(waived)) if waived else ''}"
+        ),
         reasons=(*too_high, *absent),
         overall=top.residual,
         band=band.name,
@@ -154,6 +176,8 @@ def assess(evidence: Mapping[str, Mapping[str, Any]], *, scenarios: Sequence[Sce
         scenarios_digest=sha256_json(list(definitions)),
         scenarios=scored,
         definitions=definitions,
+        waivers=tuple({**waiver.to_dict(), "used": longest[waiver.scenario] is waiver and waiver.scenario in waived} for waiver in waivers),
+        waived=tuple(f"{said}; accepted by {longest[name].said}" for name, lines in sorted(waived.items()) for said in lines),
     )
 
 
@@ -196,13 +220,14 @@ def _find(dimension: str, rule: Rule, evidence: Mapping[str, Mapping[str, Any]])
     return RuleFinding(dimension=dimension, rule=rule.text, found=in_words(value), held=rule.holds(value), because=rule.because)
 
 
-def _too_high(scored: Sequence[ScenarioRisk], policy: RiskPolicy) -> list[str]:
+def _too_high(scored: Sequence[ScenarioRisk], policy: RiskPolicy) -> dict[str, str]:
+    """Return scenario -> sentence where its residual is above its limit."""
     limits = {risk.id: min(policy.highest_residual, policy.highest_by_scenario.get(risk.id, 25)) for risk in scored}
-    return [
-        f"{risk.id} {risk.title}: residual must be at most {limits[risk.id]} in this environment, found {risk.residual}"
+    return {
+        risk.id: f"{risk.id} {risk.title}: residual must be at most {limits[risk.id]} in this environment, found {risk.residual}"
         for risk in scored
         if risk.residual > limits[risk.id]
-    ]
+    }
 
 
 def _absent(scored: Sequence[ScenarioRisk]) -> list[str]:
