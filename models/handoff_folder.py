@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from firstlight.digest import sha256_bytes, sha256_file, sha256_json
 from models.document import DOCUMENT, GOLDEN, HOLDOUT, HOLDOUT_TABLE, MODEL, REFERENCE_TABLE, Document, FileEntry, Name, parse_document
@@ -111,7 +111,9 @@ def claimed(handoff: Path | str) -> tuple[str, str]:
     except HandOffError:
         return "", sha256_bytes(data)
     try:
-        name = TypeAdapter(Name).validate_python(content.get("name") if isinstance(content, dict) else None)
+        name = TypeAdapter(Name, config=ConfigDict(regex_engine="python-re")).validate_python(
+            content.get("name") if isinstance(content, dict) else None
+        )
     except ValidationError:
         name = ""
     return name, sha256_bytes(data)

@@ -19,10 +19,10 @@ from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from governance.evidence import evidence_path
 from models import handoff as handoffs
-from models.handoff import HandOff
+from models.handoff import HandOff, HandOffError
 from rollout.records import Release
 from rollout.store import Store
-from tasks import doors
+from tasks import doors, refusals, vouching
 from tasks import policy as policies
 from tasks.retries import retrying
 
@@ -62,7 +62,8 @@ def open_release(handoff: str) -> OpenedRelease:
     """
     settings = settings_module.current()
     policy = policies.read(settings.policy_path)
-    papers = keep(settings, handoff)
+    with refusals.of_hand_off(settings, handoff):
+        papers = keep(settings, handoff)
     with doors.store(settings) as records:
         settled = _settled(records, settings.environment, papers)
         opened = settled or records.open_release(
@@ -106,13 +107,23 @@ def keep(settings: Settings, handoff: str) -> HandOff:
     if kept == papers.folder.absolute():
         return papers
     if kept.exists():
-        return handoffs.load(kept)
+        return _same(papers, handoffs.load(kept))
     scratch = kept.with_name(f".{kept.name}.{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(papers.folder, scratch)
     handoffs.load(scratch)
     scratch.rename(kept)
-    return handoffs.load(kept)
+    return _same(papers, handoffs.load(kept))
+
+
+def _same(given: HandOff, kept: HandOff) -> HandOff:
+    """Return the copy that was kept. Raises HandOffError when somebody has made another hand-off of it."""
+    if kept.digest != given.digest:
+        raise HandOffError(
+            f"the copy that was kept of a hand-off must be that hand-off ({given.digest[:12]}), {kept.folder} holds {kept.digest[:12]}: "
+            "find out who changed it, remove the folder, and release the hand-off again"
+        )
+    return kept
 
 
 def _fetch(settings: Settings, uri: str) -> HandOff:
@@ -121,7 +132,13 @@ def _fetch(settings: Settings, uri: str) -> HandOff:
         raise RefusedError(f"a registered version must be named models:/<name>/<version or alias>, got {uri!r}")
     known = doors.registry(settings)
     wanted = known.version(name, version)
-    return handoffs.load(known.fetch(name, wanted.version, settings.folder("handoffs") / f"{name}-{wanted.handoff_digest[:12]}"))
+    signature = known.signature(wanted)
+    kept = settings.folder("handoffs") / f"{name}-{wanted.handoff_digest[:12]}"
+    known.fetch(
+        name, wanted.version, kept, vouch=lambda folder: vouching.require_fetched(settings, folder, signature, version=wanted.version)
+    )
+    vouching.keep_signature(kept, signature)
+    return vouching.load(settings, kept)
 
 
 @contextmanager

@@ -29,14 +29,15 @@ def release(settings: Settings, handoff: str) -> int:
 def refuse_early(settings: Settings, handoff: str) -> str:
     """Return the model's name, before anything is started. Raises HandOffError or RefusedError for what cannot be released."""
     from models import handoff as handoffs
-    from tasks import policy
+    from tasks import policy, refusals
 
     policy.read(settings.policy_path)
     if handoff.startswith("models:/"):
         return handoff.removeprefix("models:/").partition("/")[0]
-    if problems := handoffs.check(handoff, run=False):
-        raise handoffs.HandOffError(handoffs.sentence(Path(handoff), problems))
-    papers = handoffs.load(handoff)
+    with refusals.of_hand_off(settings, handoff):
+        if problems := handoffs.check(handoff, run=False):
+            raise handoffs.HandOffError(handoffs.sentence(Path(handoff), problems))
+        papers = handoffs.load(handoff)
     _refuse_second(settings, papers.name, papers.digest)
     return papers.name
 
