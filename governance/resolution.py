@@ -107,6 +107,11 @@ def parse(data: bytes) -> Resolution:
     return words.parse_words(data, Resolution, what="an answer to an incident", expected=FORMAT, command=COMMAND)
 
 
+def sentence(resolution: Resolution) -> str:
+    """Return who answered, as what, and why."""
+    return f"answered by {resolution.name} ({resolution.signer}) as {resolution.role}: {resolution.reason}"
+
+
 def judge(signed: Signed, *, asked: Asked, approvers: Approvers, policy: RiskPolicy, now: datetime) -> str | None:
     """Say why an answer does not count at ``now``, or None when it does. Pure; never raises on what a stranger can write."""
     try:

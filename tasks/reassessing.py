@@ -6,30 +6,37 @@ What was signed is read from the folder of the release whose model answers; what
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from firstlight import settings as settings_module
 from firstlight.digest import sha256_json
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
 from governance import approvers as approvers_room
-from governance import reassessment, resolution, risk
+from governance import incident_plan, reassessment, resolution, risk, waiver
 from governance.evidence import read_evidence
-from governance.reassessment import Approval, Emergency, Known, Obligation, Present, SignedOff
+from governance.incident_plan import Known
+from governance.reassessment import Approval, Emergency, Kind, Obligation, Present, SignedOff, Waived
 from governance.resolution import Asked
 from governance.signed import parse_moment
 from governance.signoff import Decision
 from governance.subject import Subject, read_subject
 from rollout.records import Champion, Incident
 from rollout.store import Store
-from tasks import incidents, policy
+from tasks import doors, incidents, policy
+from tasks.retries import retrying
+from tasks.stages import artifact_key
 
 BY = "scheduled look"
 """Who opens and resolves incidents here, in the ledger."""
-BREAK_GLASS = "break-glass"
-"""First word of the cause of the incident that a break-glass opens itself; it is resolved when the quorum has ratified it, and by nothing else."""
 ANSWERS = "incidents"
 """Folder, in the state folder, of signed answers to incidents."""
 
@@ -88,6 +95,14 @@ class Looked:
         }
 
 
+@task(name="look-again", task_run_name="Is {model} due?", **retrying())
+def look_again(model: str) -> Looked:
+    """Look once, as a step of a flow."""
+    settings = settings_module.current()
+    with doors.store(settings) as records:
+        return look(settings, records, model)
+
+
 def look(settings: Settings, records: Store, model: str, *, now: datetime | None = None) -> Looked:
     """Open an incident for everything that is due about the champion of ``model``, resolve those whose cause is gone, and return how it stands."""
     at = now or datetime.now(UTC)
@@ -95,8 +110,8 @@ def look(settings: Settings, records: Store, model: str, *, now: datetime | None
     if live is None:
         return Looked(model=model, live=None, next_due=None, opened=(), resolved=(), still_open=_open_ones(settings, records, model))
     known = [known_of(settings, one, live, now=at) for one in records.incidents(settings.environment, model)]
-    found = due(settings, live, known)
-    decided = reassessment.plan(found, known, live=live.release or "", now=at)
+    found = due(settings, live, known, now=at)
+    decided = incident_plan.plan(found, known, live=live.release or "", now=at)
     resolved = tuple(records.resolve_incident(number, reason=why, by=BY) for number, why in decided.resolve)
     opened = tuple(_open(settings, records, model, live, one) for one in decided.open)
     return Looked(
@@ -121,17 +136,19 @@ def live_release(settings: Settings, records: Store, model: str) -> Live | None:
     return Live(champion=champion, release=released[-1] if released else None, folder=folder if is_here else None)
 
 
-def due(settings: Settings, live: Live, known: Sequence[Known]) -> tuple[Obligation, ...]:
-    """Return everything that is or will be due about what answers."""
+def due(settings: Settings, live: Live, known: Sequence[Known], *, now: datetime) -> tuple[Obligation, ...]:
+    """Return everything that is or will be due about what answers; ``now`` (aware) decides only which renewed waivers count."""
     if live.release is None or live.folder is None:
         return (reassessment.unsigned(live.champion.version, live.champion.digest),)
     try:
         asked = read_subject(live.folder)
-        ratified = any(one.cause == f"{BREAK_GLASS}:{live.release}" and not one.is_open for one in known)
+        ratified = any(one.cause == f"{incident_plan.BREAK_GLASS}:{live.release}" and not one.is_open for one in known)
         signed = signed_off(live.folder, asked, version=live.champion.version, is_ratified=ratified)
         if not signed.approvals and signed.emergency is None:
             return (reassessment.unsigned(live.champion.version, live.champion.digest),)
-        return reassessment.obligations(signed, _present(settings, live, known), policy.read(settings.policy_path).risk.reassessment)
+        return reassessment.obligations(
+            signed, _present(settings, live, known, now=now), policy.read(settings.policy_path).risk.reassessment
+        )
     except (RefusedError, OSError, KeyError, TypeError, ValueError) as error:
         return (reassessment.unreadable(live.release, str(error)),)
 
@@ -141,7 +158,7 @@ def signed_off(folder: Path, asked: Subject, *, version: str, is_ratified: bool)
 
     ``is_ratified``: a break-glass was ratified after the release had ended, and its folder with it.
     """
-    decision = read_evidence(folder, "sign_off")
+    decision, scored = read_evidence(folder, "sign_off"), read_evidence(folder, "risk")
     approvals = tuple(
         Approval(
             name=one["name"],
@@ -160,10 +177,17 @@ def signed_off(folder: Path, asked: Subject, *, version: str, is_ratified: bool)
         band=asked.requirement.band,
         model_digest=asked.model_digest,
         policy_digest=asked.policy_digest,
-        scenarios_digest=str(read_evidence(folder, "risk")["scenarios_digest"]),
+        scenarios_digest=str(scored["scenarios_digest"]),
         approvals=approvals,
+        waivers=tuple(_waived(one) for one in scored.get("waivers", ()) if one["used"]),
         emergency=_emergency(decision.get("break_glass"), is_ratified=is_ratified),
     )
+
+
+def _waived(found: dict[str, Any]) -> Waived:
+    """``until`` is the last day on which a waiver counts."""
+    ends = datetime.combine(date.fromisoformat(found["until"]) + timedelta(days=1), time(), tzinfo=UTC)
+    return Waived(id=found["id"], scenario=found["scenario"], until=ends)
 
 
 def _emergency(found: dict[str, Any] | None, *, is_ratified: bool) -> Emergency | None:
@@ -176,22 +200,20 @@ def _emergency(found: dict[str, Any] | None, *, is_ratified: bool) -> Emergency 
     )
 
 
-def _present(settings: Settings, live: Live, known: Sequence[Known]) -> Present:
+def _present(settings: Settings, live: Live, known: Sequence[Known], *, now: datetime) -> Present:
     listed, _ = approvers_room.read_approvers(settings.approvers_path)
-    looks = [
-        one.answered_at
-        for one in known
-        if one.answered_at is not None
-        and reassessment.kind_of(one.cause) is reassessment.Kind.INTERVAL
-        and f":{live.release}:" in one.cause
-    ]
+    rules = policy.read(settings.policy_path)
+    model = live.champion.model
+    waivers, _ = waiver.collect(settings.state)
+    counted = waiver.judge_waivers(waivers, environment=settings.environment, model=model, approvers=listed, policy=rules.risk, now=now)
+    interval = f"{Kind.INTERVAL}:{live.release}:"
     return Present(
         model_digest=live.champion.digest,
-        policy_digest=policy.read(settings.policy_path).digest,
+        policy_digest=rules.digest,
         scenarios_digest=scenarios_digest(),
         approvers=listed,
-        waived_until={},
-        reassessed=tuple(looks),
+        waived_until={one.scenario: one.ends_at for one in sorted(counted.in_force, key=lambda one: one.ends_at)},
+        reassessed=tuple(one.answered_at for one in known if one.answered_at is not None and one.cause.startswith(interval)),
     )
 
 
@@ -203,7 +225,7 @@ def scenarios_digest() -> str:
 def known_of(settings: Settings, incident: Incident, live: Live, *, now: datetime) -> Known:
     """Return an incident as the decision wants it: with the answer that somebody signed, where there is one that counts now."""
     plain = Known(id=incident.id, cause=incident.cause, is_open=incident.is_open)
-    found = resolution.find(settings.state / ANSWERS, incident.id) if reassessment.is_ours(incident.cause) else None
+    found = resolution.find(settings.state / ANSWERS, incident.id) if incident_plan.is_ours(incident.cause) else None
     if found is None or live.folder is None or incident.release_id != live.release:
         return plain
     try:
@@ -214,13 +236,12 @@ def known_of(settings: Settings, incident: Incident, live: Live, *, now: datetim
     if resolution.judge(found, asked=asked, approvers=listed, policy=policy.read(settings.policy_path).risk, now=now) is not None:
         return plain
     words = resolution.parse(found.statement)
-    said = f"{words.name} ({words.signer}) as {words.role}: {words.reason}"
     return Known(
         id=incident.id,
         cause=incident.cause,
         is_open=incident.is_open,
         answered_at=parse_moment(words.signed_at),
-        answer=said,
+        answer=resolution.sentence(words),
     )
 
 
@@ -262,3 +283,17 @@ def _open(settings: Settings, records: Store, model: str, live: Live, one: Oblig
 
 def _open_ones(settings: Settings, records: Store, model: str) -> tuple[Incident, ...]:
     return tuple(records.incidents(settings.environment, model, open_only=True))
+
+
+def publish(found: Looked) -> None:
+    """Show what is open on the run."""
+    rows = "\n".join(f"| {one.id} | {one.severity.value} | {one.state.value} | {one.summary} |" for one in found.still_open)
+    table = f"\n\n| incident | severity | state | what |\n|---|---|---|---|\n{rows}\n" if rows else "\n"
+    said = f"**{found.summary}**{table}\n`firstlight incidents show INC-…` says what to do about one."
+    create_markdown_artifact(key=artifact_key(f"{found.model}-incidents"), markdown=said, description=f"What is open about {found.model}")
+
+
+def state(found: Looked) -> State[Any]:
+    """Return the run's final state: green only when nothing is open."""
+    make, name = (Failed, "Incidents open") if found.still_open else (Completed, "Nothing due")
+    return make(name=name, message=found.summary, data=found.to_dict())

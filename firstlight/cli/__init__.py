@@ -40,7 +40,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 def main() -> None:
     """Run the command line; errors we know become one sentence on stderr."""
-    from firstlight.cli import access_commands, commands, database_commands, experimenting, rolling  # noqa: F401 - they register every command
+    from firstlight.cli import access_commands, commands, database_commands, experimenting, incident_commands, rolling  # noqa: F401 - they register every command
 
     try:
         app()

@@ -7,9 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from governance import reassessment
+from governance import incident_plan, reassessment
 from governance.approvers import Approvers
-from governance.reassessment import Approval, Emergency, Kind, Known, Obligation, Present, ReassessmentPolicy, SignedOff, Waived
+from governance.incident_plan import Known
+from governance.reassessment import Approval, Emergency, Kind, Obligation, Present, ReassessmentPolicy, SignedOff, Waived
 from tests.governance.conftest import Human
 
 SIGNED = datetime(2026, 11, 23, 1, 30, tzinfo=UTC)
@@ -165,7 +166,7 @@ def test_an_incident_is_open_after_a_look_exactly_when_it_is_due_and_not_answere
     one = Obligation(kind=Kind.POLICY, cause=CAUSE, due_at=DUE[when], summary="a sentence")
     past = [Known(id="INC-1", cause=CAUSE, is_open=False, answered_at=ANSWERED[answered])] if answered != "never" else []
     known = [*past, Known(id="INC-2", cause=CAUSE, is_open=True)] if is_open else past
-    decided = reassessment.plan([one], known, live="r1", now=NOW)
+    decided = incident_plan.plan([one], known, live="r1", now=NOW)
     is_answered = {"never": False, "before": when == "at once", "after": True}[answered]
     should_be_open = when != "ahead" and not is_answered
     assert [made.cause for made in decided.open] == [CAUSE] * (should_be_open and not is_open)
@@ -188,7 +189,7 @@ def test_an_incident_is_open_after_a_look_exactly_when_it_is_due_and_not_answere
 def test_what_has_no_cause_any_more_is_resolved_where_it_is_ours_and_can_be_seen(
     cause: str, found: tuple[Obligation, ...], resolved: str | None
 ) -> None:
-    decided = reassessment.plan(found, [Known(id="INC-1", cause=cause, is_open=True)], live="r1", now=NOW)
+    decided = incident_plan.plan(found, [Known(id="INC-1", cause=cause, is_open=True)], live="r1", now=NOW)
     assert [number for number, _ in decided.resolve] == ([] if resolved is None else ["INC-1"])
     assert all(resolved in why for _, why in decided.resolve if resolved)
 
@@ -197,7 +198,7 @@ def test_what_has_no_cause_any_more_is_resolved_where_it_is_ours_and_can_be_seen
 def test_what_only_ends_with_its_cause_is_not_answered_by_one_person(kind: Kind) -> None:
     one = Obligation(kind=kind, cause=f"{kind}:r1", due_at=None, summary="a sentence")
     known = Known(id="INC-1", cause=one.cause, is_open=True, answered_at=NOW)
-    assert reassessment.plan([one], [known], live="r1", now=NOW) == reassessment.Plan(open=(), resolve=())
+    assert incident_plan.plan([one], [known], live="r1", now=NOW) == incident_plan.Plan(open=(), resolve=())
 
 
 def test_whatever_clocks_looked_before_a_look_by_the_right_one_leaves_exactly_what_is_due_open(signed: SignedOff, present: Present) -> None:
@@ -207,6 +208,6 @@ def test_whatever_clocks_looked_before_a_look_by_the_right_one_leaves_exactly_wh
         incidents: dict[str, bool] = {}
         for now in looks:
             known = [Known(id=cause, cause=cause, is_open=is_open) for cause, is_open in incidents.items()]
-            decided = reassessment.plan(found, known, live=signed.release, now=now)
+            decided = incident_plan.plan(found, known, live=signed.release, now=now)
             incidents |= dict.fromkeys((number for number, _ in decided.resolve), False) | {one.cause: True for one in decided.open}
         assert {cause for cause, is_open in incidents.items() if is_open} == {one.cause for one in found if one.is_due(looks[-1])}
