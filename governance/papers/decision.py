@@ -1,0 +1,85 @@
+"""What was decided about a release, by whom and until when, read from its evidence; the decision log and the AISIA both tell it."""
+
+import calendar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from governance.papers.facts import NO_EVIDENCE, Claim, PaperFacts, instant, line, words
+
+_BY_VERDICT = {
+    "pass": ("Active", "Accept", "the release is approved"),
+    "fail": ("Active", "Avoid", "the release is rejected"),
+    "cannot tell": ("Proposed", NO_EVIDENCE, "nothing is decided yet"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """A decision as papers tell it."""
+
+    status: Claim
+    """Active, Proposed, or no evidence; the log supersedes, it never edits."""
+    treatment: Claim
+    """Accept or Avoid, the lab's words for what is done with the residual risk; Mitigate where controls lowered it."""
+    sentence: Claim
+    makers: Claim
+    reasons: Claim
+    """In the words of those who signed."""
+    conditions: Claim
+    day: Claim
+    look_again: Claim
+    """The day on which it is put before its approvers again."""
+
+
+def decision_of(facts: PaperFacts) -> Decision:
+    """Return the decision on a release; every part says so where there is no evidence."""
+    verdict = facts.at("sign_off.verdict")
+    status, treatment, sentence = _BY_VERDICT.get(str(verdict), (NO_EVIDENCE, NO_EVIDENCE, NO_EVIDENCE))
+    lowered = [row for row in facts.rows("risk.scenarios") if _number(row.get("residual")) < _number(row.get("inherent"))]
+    if treatment == "Accept" and lowered:
+        treatment = f"Mitigate ({len(lowered)} of {len(facts.rows('risk.scenarios'))} scenarios lowered by controls), accept what is left"
+    signed = facts.rows("sign_off.accepted")
+    source = ("sign_off.accepted",)
+    return Decision(
+        status=Claim(value=status, sources=("sign_off.verdict",)),
+        treatment=Claim(value=treatment, sources=("sign_off.verdict", "risk.scenarios")),
+        sentence=facts.phrase(f"{sentence}: {{}}", "sign_off.summary") if sentence != NO_EVIDENCE else facts.claim("sign_off.summary"),
+        makers=Claim(value=[line(f"{row.get('name')} ({row.get('role')})") for row in signed] or NO_EVIDENCE, sources=source),
+        reasons=Claim(
+            value=[line(f"{row.get('name')}: {row.get('reason')}") for row in signed if row.get("reason")] or NO_EVIDENCE, sources=source
+        ),
+        conditions=Claim(value=_conditions(signed), sources=source),
+        day=Claim(value=_day(facts, verdict), sources=("sign_off.decided_at",)),
+        look_again=look_again(facts),
+    )
+
+
+def look_again(facts: PaperFacts) -> Claim:
+    """Return the day on which the release is due before its approvers again, by the policy's interval for its band; NO_EVIDENCE until it is signed."""
+    sources = ("sign_off.decided_at", "policy.reassessment", "risk.band")
+    decided = instant(facts.at("sign_off.decided_at"))
+    days = facts.mapping("policy.reassessment.every_days_by_band").get(
+        str(facts.at("risk.band")), facts.at("policy.reassessment.every_days")
+    )
+    if facts.at("sign_off.verdict") != "pass" or decided is None or not isinstance(days, int):
+        return Claim(value=NO_EVIDENCE, sources=sources)
+    seconds = calendar.timegm(datetime.fromisoformat(decided).timetuple()) + days * 86400
+    due = instant(seconds) or NO_EVIDENCE
+    return Claim(value=f"{due[:10]}, {days} days after the decision", sources=sources)
+
+
+def _conditions(signed: list[Mapping[str, Any]]) -> list[str] | str:
+    said = [line(f"{row.get('name')}: {words(condition)}") for row in signed for condition in row.get("conditions") or ()]
+    asked = bool(signed) and all("conditions" in row for row in signed)
+    return said or ("none set" if asked else NO_EVIDENCE)
+
+
+def _day(facts: PaperFacts, verdict: Any) -> str:
+    decided = instant(facts.at("sign_off.decided_at"))
+    return decided[:10] if decided and verdict in ("pass", "fail") else NO_EVIDENCE
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
