@@ -191,6 +191,10 @@ class KeySource:
 
 def read_model_keys(path: Path) -> ModelKeys:
     """Return the trusted model keys in ``path``. Raises SignatureError when it cannot be read or a field is wrong."""
+    if not path.exists():
+        raise SignatureError(
+            f"the file of trusted model keys must be there, {path} is not: the first registration here makes it, or add a key (firstlight keys trust)"
+        )
     try:
         return ModelKeys.model_validate(parse_yaml(read_bounded(path, SignatureError), str(path), SignatureError))
     except ValidationError as problem:

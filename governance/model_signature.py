@@ -80,7 +80,7 @@ def sign(folder: Path | str, key: KeySource) -> bytes:
     """Return a signature over every file of ``folder``. Raises SignatureError when the key cannot be used or the folder not be read."""
     from model_signing import signing
 
-    config = signing.Config().set_hashing_config(_everything())
+    config = signing.Config().set_hashing_config(_everything())  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / ARTIFACT
         try:
@@ -113,7 +113,7 @@ def verify(folder: Path | str, signature: bytes | None, *, trusted: ModelKeys, t
     hint, digests = _read(signature, folder)
     key = trusted.require(hint, where=f"the model in {folder}", today=today)
     with _held(key.public_key.encode()) as public, _held(signature) as bundle:
-        config = verifying.Config().use_elliptic_key_verifier(public_key=public).set_hashing_config(_everything())
+        config = verifying.Config().use_elliptic_key_verifier(public_key=public).set_hashing_config(_everything())  # type: ignore[no-untyped-call]
         try:
             config.verify(Path(folder), bundle)
         except Exception as problem:  # a bundle that was tampered with makes the library raise almost anything
@@ -150,7 +150,7 @@ def _everything() -> Any:
     """Return how a folder is hashed: every file by sha256, git's too, no links."""
     from model_signing import hashing
 
-    return hashing.Config().set_ignored_paths(paths=(), ignore_git_paths=False)
+    return hashing.Config().set_ignored_paths(paths=(), ignore_git_paths=False)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -14,6 +14,8 @@ HANDOFF_DIGEST = "firstlight.handoff_digest"
 EXPERIMENT_ID = "firstlight.experiment_id"
 BACKEND = "firstlight.backend"
 BACKEND_DIGEST = "firstlight.backend_digest"
+SIGNATURE_DIGEST = "firstlight.signature_digest"
+"""sha256 of the signature that was logged beside the hand-off; a version without one was registered unsigned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,17 +17,18 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from firstlight.digest import sha256_bytes
 from models import handoff as handoffs
 from models.errors import HandOffError
 from models.handoff import HandOff
-from models.model_version import EXPERIMENT_ID, MODEL_DIGEST, ModelVersion, from_tags, keyed, require_same, text
+from models.model_version import EXPERIMENT_ID, MODEL_DIGEST, SIGNATURE_DIGEST, ModelVersion, from_tags, keyed, require_same, text
 from models.model_version import tags as tags_of
 from models.registry_address import is_server, require_answer, sqlite_file
 from models.registry_errors import RegistryError, RegistryUnreachable, first_line, of_artifact_store, of_mlflow, unreachable
@@ -36,6 +37,7 @@ from models.tensors import held_as
 __all__ = ["ModelVersion", "Registry", "RegistryError", "RegistryUnreachable"]
 
 _ARTIFACT_FOLDER = "hand-off"
+_SIGNATURE_FOLDER, _SIGNATURE_FILE = "signature", "model.sig"
 _EXPERIMENT_PREFIX = "firstlight/"
 _PER_BATCH = 100
 """Entries MLflow takes in one call."""
@@ -53,16 +55,21 @@ class Registry:
         self._artifact_root = None if is_server(tracking_uri) or artifact_root is None else _absolute(artifact_root)
         self._made: Any = None
 
-    def register(self, folder: Path | str, *, tags: Mapping[str, str] | None = None, alias: str | None = "candidate") -> ModelVersion:
+    def register(
+        self, folder: Path | str, *, tags: Mapping[str, str] | None = None, alias: str | None = "candidate", signature: bytes | None = None
+    ) -> ModelVersion:
         """Register the hand-off in ``folder`` and point ``alias`` at it; the same model digest gives the version that is there.
 
+        ``signature`` is kept beside the files, for whoever fetches them; nothing here looks into it.
         Raises HandOffError when a digest is wrong, RegistryError when the model is registered with other papers, RegistryUnreachable.
         """
         handoff = handoffs.load(folder)
         if self._registered(handoff) is None:
-            self._create(handoff, tags or {})
+            self._create(handoff, tags or {}, signature=signature)
         version = self._registered(handoff)
         assert version is not None, "a version that was created is found by its digest"
+        if signature is not None:
+            self.keep_signature(version, signature)
         if alias:
             self.point(handoff.name, alias, version.version)
         return version
@@ -101,15 +108,37 @@ class Registry:
             for key, value in tags.items():
                 client.set_model_version_tag(name, version, key, value)
 
-    def fetch(self, name: str, version_or_alias: str, folder: Path | str) -> Path:
+    def keep_signature(self, version: ModelVersion, signature: bytes) -> None:
+        """Keep ``signature`` beside the files of a version, in place of an older one. Doing it twice changes nothing."""
+        digest = sha256_bytes(signature)
+        with self._client() as client:
+            found = client.get_model_version(version.name, version.version)
+            if found.tags.get(SIGNATURE_DIGEST) != digest:
+                _log_signature(client, found.source.removeprefix("models:/"), signature)
+                client.set_model_version_tag(version.name, version.version, SIGNATURE_DIGEST, digest)
+
+    def signature(self, version: ModelVersion) -> bytes | None:
+        """Return the signature that is kept beside the files of a version, None when it was registered without one. Nothing is verified."""
+        from mlflow.artifacts import download_artifacts
+
+        with self._client() as client, tempfile.TemporaryDirectory() as scratch:
+            if SIGNATURE_DIGEST not in client.get_model_version(version.name, version.version).tags:
+                return None
+            place = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
+            uri = f"{place}/{_SIGNATURE_FOLDER}/{_SIGNATURE_FILE}"
+            return Path(download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=self.tracking_uri)).read_bytes()
+
+    def fetch(self, name: str, version_or_alias: str, folder: Path | str, *, vouch: Callable[[Path], None] = lambda folder: None) -> Path:
         """Bring the hand-off of a version to ``folder`` and verify it there; a verified copy that is there already is kept.
 
-        Raises RegistryError when the version is unknown or its bytes no longer match the digests it was registered with.
+        ``vouch`` is asked about the files, wherever they lie then, before a byte of them is parsed; what it raises comes through. Raises
+        RegistryError when the version is unknown or its bytes no longer match the digests it was registered with.
         """
         wanted = self.version(name, version_or_alias)
         target = Path(folder)
         if not target.exists():
-            self._download(wanted, target)
+            self._download(wanted, target, vouch)
+        vouch(target)
         require_same(handoffs.load(target), wanted)
         return target
 
@@ -142,16 +171,19 @@ class Registry:
             found = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_DIGEST}` = '{model_digest}'")
         return [from_tags(item) for item in sorted(found, key=lambda item: int(item.version))]
 
-    def _create(self, handoff: HandOff, tags: Mapping[str, str]) -> None:
+    def _create(self, handoff: HandOff, tags: Mapping[str, str], *, signature: bytes | None = None) -> None:
         import mlflow
 
         with self._client() as client:
             experiment = self._experiment(client, handoff.name)
             described = {**tags_of(handoff), EXPERIMENT_ID: experiment, **tags}
+            described |= {} if signature is None else {SIGNATURE_DIGEST: sha256_bytes(signature)}
             _end_stale(client, experiment, handoff.model_digest)
             run = client.create_run(experiment, tags=described, run_name=f"{handoff.name}-{handoff.model_digest[:12]}").info.run_id
             _log(client, run, handoff)
             logged = _log_model(client, experiment, run, handoff, described)
+            if signature is not None:
+                _log_signature(client, logged, signature)
             client.set_terminated(run)
             _ensure_registered_model(client, handoff.name)
             mlflow.set_tracking_uri(self.tracking_uri)  # MLflow looks up models:/m-... in the process's store, not in this client's
@@ -175,7 +207,7 @@ class Registry:
                 client.create_experiment(title, artifact_location=location)
         return str(client.get_experiment_by_name(title).experiment_id)
 
-    def _download(self, wanted: ModelVersion, target: Path) -> None:
+    def _download(self, wanted: ModelVersion, target: Path, vouch: Callable[[Path], None]) -> None:
         """Make ``target`` appear whole and verified, or not at all."""
         from mlflow.artifacts import download_artifacts
 
@@ -184,6 +216,7 @@ class Registry:
             fetched = download_artifacts(
                 artifact_uri=f"{place.rstrip('/')}/{_ARTIFACT_FOLDER}", dst_path=scratch, tracking_uri=self.tracking_uri
             )
+            vouch(Path(fetched))
             try:
                 require_same(handoffs.load(fetched), wanted)
             except HandOffError as error:
@@ -312,6 +345,12 @@ def _log_model(client: Any, experiment: str, run_id: str, handoff: HandOff, tags
     client.log_model_artifacts(logged.model_id, str(handoff.folder), _ARTIFACT_FOLDER)
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
+
+
+def _log_signature(client: Any, logged: str, signature: bytes) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / _SIGNATURE_FILE).write_bytes(signature)
+        client.log_model_artifacts(logged, scratch, _SIGNATURE_FOLDER)
 
 
 def _signature(handoff: HandOff) -> Any:

@@ -24,7 +24,6 @@ from firstlight import settings as settings_module
 from firstlight.errors import FirstlightError, RefusedError, TransientError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
-from models import handoff
 from models.handoff import HandOff
 from rollout.backends.local import LocalBackend
 from rollout.driver import ChampionMove, Driver, Ended, Errand
@@ -37,7 +36,7 @@ from rollout.spec import Phase, RolloutPolicy, RolloutSpec, RolloutStatus
 from rollout.store import Store
 from serving import control
 from serving.control import Control
-from tasks import checking, doors, journal, policy, registering
+from tasks import checking, doors, journal, policy, registering, vouching
 from tasks import replay as replaying
 from tasks.releases import OpenedRelease
 from tasks.replay import Replay
@@ -107,7 +106,7 @@ def driving(
 ) -> Iterator[tuple[Driver, "World"]]:
     """Claim the rollout of a release and give its driver; an error takes traffic back to stable at once, as far as we still may say so."""
     spec = _spec(release, records)
-    papers, evaluated = handoff.load(release.handoff), checking.evaluated(release)
+    papers, evaluated = vouching.load(settings, release.handoff), checking.evaluated(release)
     reading, reference = _meaning(release, settings, records, spec, papers=papers, evaluated=evaluated)
     with World(release, settings, spec, papers, evaluated) as world:
         _wait_for_supervisor(_backend(records, release, spec.policy, token=None))
@@ -268,7 +267,7 @@ def _meaning(
     alone = Reference(control=False, quality=rules.replay and has_labels, agreement=rules.replay)
     if spec.stable is None:
         return Reading(canary=spec.canary), alone
-    other = handoff.load(records.version(release.model, spec.stable).folder)
+    other = vouching.load(settings, records.version(release.model, spec.stable).folder)
     scales, score = scales_of(rules, papers, other, _answers_of_stable(settings, release, records, spec, other)), papers.role("score")
     thresholds = None
     if score is not None and score == other.role("score") and papers.model.score_threshold is not None:

@@ -8,12 +8,13 @@ import pandas as pd
 
 import expectations
 from firstlight import settings as settings_module
+from firstlight.settings import Settings
 from firstlight.verdict import worst
-from models import backend_choice, evaluation, handoff
+from models import backend_choice, evaluation
 from models import benchmark as benchmarking
 from models.contestant import Contender
 from rollout.spec import ServableVersion
-from tasks import doors, journal, policy, registering
+from tasks import doors, journal, policy, registering, vouching
 from tasks.releases import OpenedRelease
 from tasks.stages import stage
 
@@ -43,7 +44,7 @@ class DataReports:
 def validate_data(release: OpenedRelease) -> DataReports:
     """Hold the reference and held-out tables against the expectation suite."""
     rules = policy.current().data
-    papers = handoff.load(release.handoff)
+    papers = vouching.load(settings_module.current(), release.handoff)
     return DataReports(
         reference=expectations.validate_reference(papers.reference_table(), rules),
         holdout=expectations.validate_reference(papers.holdout_table(), rules),
@@ -53,6 +54,7 @@ def validate_data(release: OpenedRelease) -> DataReports:
 @stage("evaluation", "Evaluate on held-out spectra")
 def evaluate(release: OpenedRelease) -> evaluation.Evaluation:
     """Run the exported model over the held-out spectra, keep the table of answers, and hold the claims against it."""
+    vouching.require(settings_module.current(), release.handoff)
     found = evaluation.evaluate(Path(release.handoff), policy.current().evaluation)
     table = Path(release.folder) / EVALUATED
     scratch = table.with_suffix(".tmp")
@@ -71,6 +73,7 @@ def check_slices(release: OpenedRelease) -> expectations.BiasReport:
 def choose_backend(release: OpenedRelease) -> backend_choice.BackendReport:
     """Try every backend of the policy on this machine, and record the fastest whose answers are the model's."""
     settings = settings_module.current()
+    vouching.require(settings, release.handoff)
     found = backend_choice.choose_backend(
         Path(release.handoff),
         policy.current().benchmark,
@@ -92,8 +95,8 @@ def benchmark(release: OpenedRelease) -> benchmarking.BenchmarkReport:
         rival = records.version(release.model, champion.version) if champion else None
         candidate = records.version(release.model, registering.version_of(release))
     return benchmarking.benchmark(
-        _contender(candidate, settings.compiled),
-        _contender(rival, settings.compiled) if rival else None,
+        _contender(settings, candidate),
+        _contender(settings, rival) if rival else None,
         policy.current().benchmark,
         progress=lambda fraction: journal.note(
             settings, about=release.id, stage="benchmark", event="progress", fraction=fraction, phase="in turns"
@@ -101,8 +104,9 @@ def benchmark(release: OpenedRelease) -> benchmarking.BenchmarkReport:
     )
 
 
-def _contender(version: ServableVersion, compiled: Path) -> Contender:
-    return Contender(folder=Path(version.folder), backend=version.backend, compiled=compiled, digest=version.backend_digest)
+def _contender(settings: Settings, version: ServableVersion) -> Contender:
+    vouching.require_version(settings, version)
+    return Contender(folder=Path(version.folder), backend=version.backend, compiled=settings.compiled, digest=version.backend_digest)
 
 
 def evaluated(release: OpenedRelease) -> pd.DataFrame:

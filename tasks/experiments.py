@@ -263,10 +263,10 @@ def _anomalies(settings: Settings, records: Store, found: Experiment, remarks: l
 def _flagged(settings: Settings, records: Store, found: Experiment, version: str) -> Share | None:
     """Return (anomalies, answers) of a version in the inference log while the experiment ran; None where its hand-off has no threshold, or
     nothing is logged."""
-    from models import handoff
+    from tasks import vouching
     from tasks.replay import REPLAY
 
-    papers = handoff.load(Path(records.version(found.model, version).folder))
+    papers = vouching.load(settings, records.version(found.model, version).folder)
     score, threshold = papers.role("score"), papers.model.score_threshold
     rows = doors.logged(settings, model=found.model, version=version, since=datetime.fromtimestamp(found.begun_at, UTC))
     if score is None or threshold is None or score not in rows:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from firstlight import settings as settings_module
 from firstlight.verdict import Verdict
 from models import golden, handoff
 from models.golden import GoldenReport
 from models.handoff import HandOff, Problem
+from tasks import doors, vouching
 from tasks.releases import OpenedRelease
 from tasks.stages import stage
 
@@ -42,5 +44,15 @@ def replay_golden(release: OpenedRelease) -> GoldenReport:
     """Run the exported model on the golden inputs and compare with what the trainer saw."""
     from models.program import Program  # and torch with it: a run that goes on after this stage need not wait for it
 
-    papers = handoff.load(release.handoff)
+    papers = _papers(release)
     return golden.replay(Program.load(papers, threads=1), papers)
+
+
+def _papers(release: OpenedRelease) -> HandOff:
+    """What was registered before is opened only as it was signed then; a hand-off that comes for the first time is signed when it is registered."""
+    settings = settings_module.current()
+    with doors.store(settings) as records:
+        is_registered = records.version_by_digest(release.model, release.model_digest) is not None
+    return (
+        vouching.load(settings, release.handoff) if is_registered or vouching.is_signed(release.handoff) else handoff.load(release.handoff)
+    )

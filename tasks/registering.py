@@ -10,15 +10,18 @@ from prefect.events import emit_event
 from pydantic import BaseModel, ConfigDict
 
 from firstlight import settings as settings_module
+from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
-from governance import attestation
+from governance import attestation, model_signature
+from governance.model_keys import shown
+from governance.model_signature import SignedFolder
 from models import handoff
 from models.backends.compiling import compile_ahead
 from models.model_version import BACKEND, BACKEND_DIGEST
 from models.registry import ModelVersion
 from rollout.spec import ServableVersion
-from tasks import doors, journal, policy, releases
+from tasks import doors, journal, policy, releases, vouching
 from tasks.releases import OpenedRelease
 from tasks.retries import retrying
 from tasks.stages import stage
@@ -48,16 +51,19 @@ class Registration:
 
     version: ModelVersion
     links: dict[str, str]
+    signature: SignedFolder
+    """Of the folder that was registered."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         version = self.version
         return {
             "verdict": Verdict.PASS.value,
-            "summary": f"version {version.version} of {version.name}, model {version.model_digest[:12]}",
+            "summary": f"version {version.version} of {version.name}, model {version.model_digest[:12]}, signed with key {shown(self.signature.fingerprint)}",
             "reasons": [],
             **version.to_dict(),
             "links": self.links,
+            "signature": self.signature.to_dict(),
         }
 
 
@@ -69,9 +75,15 @@ def register(release: OpenedRelease) -> Registration:
     """
     settings = settings_module.current()
     rules = policy.current().benchmark
-    compile_ahead(handoff.load(release.handoff), rules.backends, folder=settings.compiled, seconds=rules.compile_seconds)
+    papers = handoff.load(release.handoff)
+    if (papers.model_digest, papers.digest) != (release.model_digest, release.handoff_digest):
+        raise RefusedError(
+            f"{release.handoff} must hold the hand-off whose release was opened, it holds another now: release that one anew"
+        )
+    compile_ahead(papers, rules.backends, folder=settings.compiled, seconds=rules.compile_seconds)
+    signature = vouching.sign(settings, papers)
     known = doors.registry(settings)
-    version = known.register(release.handoff)
+    version = known.register(release.handoff, signature=model_signature.read_signature(release.handoff))
     with doors.store(settings) as records:
         found = ServableVersion(
             model=release.model,
@@ -81,36 +93,20 @@ def register(release: OpenedRelease) -> Registration:
             handoff_digest=release.handoff_digest,
         )
         records.add_version(replace(found, signature=signed(settings, found)))
-    return Registration(version=version, links=known.links(version, settings.mlflow_ui_url))
+    return Registration(version=version, links=known.links(version, settings.mlflow_ui_url), signature=signature)
 
 
 def signed(settings: Settings, version: ServableVersion) -> str:
     """Return this pipeline's signature over ``version``, which model servers ask for. Raises SignatureError when its key cannot be used."""
     key = settings.pipeline_key_path if settings.pipeline_key else attestation.ensure_key(settings.pipeline_key_path)
-    return attestation.attest(statement_of(version), key_file=key)
-
-
-def statement_of(version: ServableVersion) -> attestation.VersionStatement:
-    """Return what is signed of a version: everything but where it lies."""
-    return attestation.VersionStatement(
-        model=version.model,
-        version=version.version,
-        model_digest=version.model_digest,
-        handoff_digest=version.handoff_digest,
-        backend=version.backend,
-        backend_digest=version.backend_digest,
-    )
-
-
-def require_signed(settings: Settings, version: ServableVersion) -> None:
-    """Raise SignatureError unless a pipeline that is trusted here signed ``version``."""
-    trusted = attestation.read_trusted(settings.trusted_keys_path)
-    attestation.verify_attestation(statement_of(version), version.signature, trusted=trusted)
+    return attestation.attest(vouching.statement_of(version), key_file=key)
 
 
 def record_backend(release: OpenedRelease, *, backend: str, digest: str | None) -> None:
-    """Write how the release's version is run to the store, which the servers follow, and to the registry, for people."""
+    """Write how the release's version is run to the store, which the servers follow, and to the registry, for people; sign its compiled file."""
     settings = settings_module.current()
+    if digest is not None:
+        vouching.sign_compiled(settings, digest)
     version = version_of(release)
     with doors.store(settings) as records:
         chosen = replace(records.version(release.model, version), backend=backend, backend_digest=digest)
@@ -125,7 +121,8 @@ def register_candidate(handoff: str) -> Candidate:
     started = time.monotonic()
     journal.note(settings, about=handoff, stage="register", event="started")
     papers = releases.keep(settings, handoff)
-    version = doors.registry(settings).register(papers.folder)
+    vouching.sign(settings, papers)
+    version = doors.registry(settings).register(papers.folder, signature=model_signature.read_signature(papers.folder))
     candidate = Candidate(name=version.name, version=version.version, model_digest=version.model_digest)
     announce(candidate, environment=settings.environment)
     journal.note(

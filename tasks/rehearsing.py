@@ -32,7 +32,7 @@ from rollout.spec import ServableVersion
 from rollout.store import Store
 from serving import control
 from serving.client import InferenceClient
-from tasks import doors, policy, registering
+from tasks import doors, policy, vouching
 from tasks.releases import OpenedRelease
 from tasks.replay import REPLAY
 from tasks.retries import retrying
@@ -196,10 +196,7 @@ def rehearse(
 def refusal(settings: Settings, version: ServableVersion) -> str:
     """Return why a version's papers or files would not be accepted by a model server, or "": known before anything is started."""
     try:
-        registering.require_signed(settings, version)
-        papers = handoff.load(version.folder)
-        if (papers.model_digest, papers.digest) != (version.model_digest, version.handoff_digest):
-            return f"{version.folder} must hold the bytes that were released as version {version.version}, it holds others: put them back"
+        papers = vouching.open_version(settings, version)
         if version.backend_digest is not None:
             compiled.read(settings.compiled, version.backend_digest, handoff=papers, backend=version.backend)
     except RefusedError as error:

@@ -8,7 +8,7 @@ from firstlight.settings import Settings
 from rollout.records import Champion
 from rollout.spec import Traffic
 from rollout.store import Store
-from tasks import doors
+from tasks import doors, vouching
 
 _POLL_SECONDS = 0.1
 _FRESH_SECONDS = 5.0
@@ -34,8 +34,12 @@ class WentBack:
 
 
 def go_back(settings: Settings, model: str, *, reason: str, by: str, to: str | None, wait_seconds: float) -> WentBack:
-    """Make the previous champion (or ``to``) champion, and wait for the world to agree. Raises NoPrevious, UnknownVersion."""
+    """Make the previous champion (or ``to``) champion, and wait for the world to agree.
+
+    A version that no model server would load is refused before anything moves. Raises NoPrevious, UnknownVersion, SignatureError.
+    """
     with doors.store(settings) as records:
+        _require_loadable(settings, records, model, to)
         champion = records.rollback(settings.environment, model, by=by, reason=reason, to=to)
         world = _wait_for_world(records, settings.environment, model, wait_seconds)
     try:
@@ -43,6 +47,13 @@ def go_back(settings: Settings, model: str, *, reason: str, by: str, to: str | N
     except FirstlightError as error:
         world += f"; the registry's aliases did not follow: {error}"
     return WentBack(version=champion.version, digest=champion.digest, world=world)
+
+
+def _require_loadable(settings: Settings, records: Store, model: str, to: str | None) -> None:
+    champion = records.champion(settings.environment, model)
+    target = to or (champion.previous if champion else None)
+    if target is not None:  # the store says it where there is nothing to go back to
+        vouching.require_version(settings, records.version(model, target))
 
 
 def _wait_for_world(records: Store, environment: str, model: str, wait_seconds: float) -> str:

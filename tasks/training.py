@@ -17,7 +17,7 @@ from firstlight.settings import ROOT, Settings
 from models import training as trainer_room
 from models.handoff import HandOff
 from models.handoff import load as load_handoff
-from tasks import journal, observing
+from tasks import journal, observing, vouching
 from tasks.doors import object_store, store
 from tasks.observing import Night
 from tasks.retries import retrying
@@ -90,7 +90,11 @@ def train_on(
 def _champion_folder(settings: Settings) -> Path | None:
     with store(settings) as records:
         champion = records.champion(settings.environment, settings.model)
-        return Path(records.version(settings.model, champion.version).folder) if champion else None
+        version = records.version(settings.model, champion.version) if champion else None
+    if version is None:
+        return None
+    vouching.require_version(settings, version)
+    return Path(version.folder)
 
 
 def _recipe(changes: Mapping[str, Any], *, large: bool) -> trainer_room.Recipe:

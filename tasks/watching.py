@@ -13,11 +13,10 @@ from prefect import task
 from firstlight import settings as settings_module
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
-from models import handoff
 from monitoring import drift
 from monitoring.drift_report import DriftReport
 from rollout.records import Champion
-from tasks import doors, policy, registering
+from tasks import doors, policy, registering, vouching
 from tasks.releases import OpenedRelease
 from tasks.replay import REPLAY
 from tasks.retries import retrying
@@ -39,7 +38,7 @@ def first_look(release: OpenedRelease) -> DriftReport:
     version = registering.version_of(release)
     answered = int(json.loads(release.evidence("canary").read_bytes())["answered"])
     live = _logged(settings, release.model, version, rows=answered)
-    return drift.drift(live, _held_out(handoff.load(release.handoff).reference_table()), policy.current().drift)
+    return drift.drift(live, _held_out(vouching.load(settings, release.handoff).reference_table()), policy.current().drift)
 
 
 def _logged(settings: Settings, model: str, version: str, *, rows: int) -> pd.DataFrame:
@@ -96,5 +95,5 @@ def look(model: str, hours: float) -> Look:
     since = datetime.now(UTC) - timedelta(hours=hours)
     logged = doors.logged(settings, model=model, version=champion.version, since=since)
     live = logged[logged["client"] != REPLAY] if "client" in logged else logged
-    report = drift.drift(live, handoff.load(folder).reference_table(), policy.current().drift)
+    report = drift.drift(live, vouching.load(settings, folder).reference_table(), policy.current().drift)
     return Look(champion=champion, report=report, folder=folder)

@@ -12,8 +12,8 @@ from firstlight.settings import Settings
 
 def score(settings: Settings, sources: list[str], out: Path, *, model: str | None) -> None:
     """Score every file of ``sources`` with the champion of ``model``."""
+    from tasks import vouching
     from tasks.doors import object_store, store
-    from tasks.registering import require_signed
 
     name = model or settings.model
     with store(settings) as records:
@@ -23,17 +23,12 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
                 f"a champion must be there to score with, {name} has none in {settings.environment}: release one first, or run `make demo`"
             )
         servable = records.version(name, champion.version)
-    require_signed(settings, servable)
-    from models import handoff  # and torch with it: whoever is refused need not wait for it
-    from models.scoring import score_files
+    vouching.require_version(settings, servable)
+    from models.scoring import score_files  # and torch with it: whoever is refused need not wait for it
 
     door = object_store(settings)
     files = [file for source in sources for file in spectra.find(source, store=door)]
-    papers = handoff.load(servable.folder)
-    if papers.digest != servable.handoff_digest:
-        raise RefusedError(
-            f"the hand-off of {name} version {champion.version} must be the one that was released, {servable.folder} holds another: restore it"
-        )
+    papers = vouching.open_version(settings, servable)
     counts = (MofNCompleteColumn(), TextColumn("files, {task.fields[rows]} spectra"))
     columns = (TextColumn("scoring"), BarColumn(), *counts, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

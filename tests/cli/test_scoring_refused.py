@@ -11,8 +11,9 @@ from firstlight import cli
 from firstlight import settings as settings_module
 from firstlight.settings import Settings
 from governance.attestation import attest, ensure_key
-from tasks import doors
-from tasks.registering import signed, statement_of
+from tasks import doors, vouching
+from tasks.registering import signed
+from tasks.vouching import statement_of
 from tests.rollout.stores import MODEL, promote, servable
 
 NOWHERE = "/there/is/no/such/folder"
@@ -25,6 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("FIRSTLIGHT_MODEL", MODEL)
     settings_module.current.cache_clear()
     ensure_key(settings_module.current().pipeline_key_path)
+    vouching.ensure_key(settings_module.current())
     yield settings_module.current()
     settings_module.current.cache_clear()
 

@@ -18,7 +18,7 @@ from rollout.policy import DrillPolicy
 from rollout.records import Drill
 from rollout.spec import Observed, ServableVersion
 from rollout.store import Store
-from tasks import doors, rehearsing
+from tasks import doors, rehearsing, vouching
 from tasks.registering import signed
 from tests.models.tiny import write_tiny_handoff
 
@@ -56,6 +56,7 @@ def champion(here: Settings, records: Store, made: Path, tmp_path: Path) -> Serv
     shutil.copytree(made, folder)
     papers = handoff.load(folder)
     version = ServableVersion(model=MODEL, version="1", folder=str(folder), model_digest=papers.model_digest, handoff_digest=papers.digest)
+    vouching.sign(here, papers)
     version = replace(version, signature=signed(here, version))
     records.add_version(version)
     digests = {"handoff_digest": papers.digest, "model_digest": papers.model_digest, "policy_digest": "p"}

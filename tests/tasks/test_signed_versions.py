@@ -11,7 +11,8 @@ from firstlight.cli.serving import supervisor_arguments
 from firstlight.settings import Settings
 from governance.errors import SignatureError
 from rollout.spec import ServableVersion
-from tasks.registering import require_signed, signed
+from tasks.registering import signed
+from tasks.vouching import require_attested
 
 VERSION = ServableVersion(model="tiny", version="1", folder="/anywhere", model_digest="a" * 64, handoff_digest="b" * 64)
 
@@ -23,15 +24,15 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_what_this_pipeline_signed_is_accepted_wherever_the_folder_lies(settings: Settings) -> None:
     version = replace(VERSION, signature=signed(settings, VERSION))
-    require_signed(settings, version)
-    require_signed(settings, replace(version, folder="/elsewhere"))
+    require_attested(settings, version)
+    require_attested(settings, replace(version, folder="/elsewhere"))
 
 
 @pytest.mark.parametrize("change", [{"backend": "aot", "backend_digest": "c" * 64}, {"handoff_digest": "d" * 64}, {"signature": None}])
 def test_what_was_changed_in_the_store_afterwards_is_refused(settings: Settings, change: dict[str, str | None]) -> None:
     version = replace(VERSION, signature=signed(settings, VERSION))
     with pytest.raises(SignatureError):
-        require_signed(settings, replace(version, **change))
+        require_attested(settings, replace(version, **change))
 
 
 def test_the_supervisor_is_told_which_keys_its_model_servers_trust(settings: Settings) -> None:
