@@ -6,6 +6,7 @@ because that takes seconds.
 """
 
 from expectations.bias_report import BiasReport, SliceResult
+from expectations.leakage import Division, division
 from expectations.policy import BiasPolicy, DataPolicy
 from expectations.report import DataReport, ExpectationResult
 from expectations.slices import assess_bias
@@ -16,9 +17,11 @@ __all__ = [
     "BiasReport",
     "DataPolicy",
     "DataReport",
+    "Division",
     "ExpectationResult",
     "SliceResult",
     "assess_bias",
+    "division",
     "validate_reference",
     "validate_spectra",
 ]

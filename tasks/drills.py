@@ -15,7 +15,7 @@ from firstlight.verdict import Verdict
 from models import golden, handoff
 from rollout.spec import RolloutPolicy
 from rollout.store import Store
-from tasks import doors
+from tasks import doors, policy, safeguards
 
 _FRESH_SECONDS = 5.0
 
@@ -34,17 +34,31 @@ def platform_facts(settings: Settings, records: Store, *, model: str, folder: Pa
         tried["rollback_available"] = _loads(records.version(model, champion.version).folder)
     if doors.has_logged(settings, model=model):
         tried["inference_log"] = True
+    guarded = safeguards.facts(settings, model=model, folder=folder, policy=policy.read(settings.policy_path).risk)
+    tried |= {name: value for name, value in guarded.items() if isinstance(value, bool)}
     broken = [name for name in ("verify_before_load", "golden_before_ready") if not tried[name]]
     verdict = Verdict.FAIL if broken else Verdict.PASS if is_supervised else Verdict.CANNOT_TELL
     reasons = [f"{name} must hold on this platform, the try showed it does not" for name in broken]
     reasons += [] if is_supervised else ["nobody serves this environment now, so serving could not be tried"]
+    reasons += [
+        f"{name.replace('_', ' ')} does not hold here: it earns nothing against the risks" for name in guarded if guarded[name] is False
+    ]
     summary = f"{sum(tried.values())} of {len(tried)} platform facts held when they were tried"
-    return {"verdict": verdict.value, "summary": summary, "reasons": reasons, **tried, **_stated(rollout, has_stable=champion is not None)}
+    more = _stated(rollout, has_stable=champion is not None) | (
+        {} if champion is None else _rehearsed(settings, records, model, champion.version)
+    )
+    return {"verdict": verdict.value, "summary": summary, "reasons": reasons, **guarded, **tried, **more}
 
 
 def _stated(rollout: RolloutPolicy, *, has_stable: bool) -> dict[str, Any]:
     """Return what the policy in force says of the canary. Without a stable version nothing limits what the first one meets, so nothing is said."""
     return {"lease_seconds": rollout.lease_seconds, "canary": rollout.steps[0] < 100} if has_stable else {}
+
+
+def _rehearsed(settings: Settings, records: Store, model: str, version: str) -> dict[str, str]:
+    """Return what the last rehearsal of going back to ``version`` showed, where there was one."""
+    known = [drill for drill in records.drills(settings.environment, model) if drill.version == version]
+    return {"rollback_drill": max(known, key=lambda drill: drill.at).verdict} if known else {}
 
 
 def refuses_changed_bytes(folder: Path) -> bool:

@@ -51,9 +51,9 @@ def test_an_empty_place_claims_only_what_was_tried_and_cannot_tell(here: Setting
     found = facts(here, records, folder)
     assert found["verdict"] == "cannot tell"
     assert (found["verify_before_load"], found["golden_before_ready"], found["supervised"]) == (True, True, False)
-    assert found["summary"] == "2 of 3 platform facts held when they were tried"
-    for untried in ("canary", "lease_seconds", "rollback_available", "inference_log", "log_flush_seconds", "sign_off_required"):
-        assert untried not in found
+    assert found["summary"] == "6 of 7 platform facts held when they were tried"
+    untried = ("canary", "lease_seconds", "rollback_available", "rollback_drill", "inference_log", "log_flush_seconds", "keys_private")
+    assert not {*untried, "approvers_in_force"} & found.keys()
 
 
 def test_a_supervised_place_with_a_champion_passes_and_says_what_its_canary_is(here: Settings, records: Store, folder: Path) -> None:
