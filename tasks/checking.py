@@ -28,6 +28,8 @@ class DataReports:
 
     reference: expectations.DataReport
     holdout: expectations.DataReport
+    division: expectations.Division | None = None
+    """How held-out and training rows were kept apart, where the tables say it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the worse of the two decides."""
@@ -37,6 +39,7 @@ class DataReports:
             "summary": "; ".join(report["summary"].replace("reference:", f"{name}:") for name, report in both.items()),
             "reasons": [f"{name}: {reason}" for name, report in both.items() for reason in report["reasons"]],
             "expectations": [{"table": name, **row} for name, report in both.items() for row in report["expectations"]],
+            **({} if self.division is None else {"division": self.division.to_dict()}),
         }
 
 
@@ -45,9 +48,11 @@ def validate_data(release: OpenedRelease) -> DataReports:
     """Hold the reference and held-out tables against the expectation suite."""
     rules = policy.current().data
     papers = vouching.load(settings_module.current(), release.handoff)
+    reference, holdout = papers.reference_table(), papers.holdout_table()
     return DataReports(
-        reference=expectations.validate_reference(papers.reference_table(), rules),
-        holdout=expectations.validate_reference(papers.holdout_table(), rules),
+        reference=expectations.validate_reference(reference, rules),
+        holdout=expectations.validate_reference(holdout, rules),
+        division=expectations.division(reference, holdout),
     )
 
 
