@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from governance.papers.decision import Decision, decision_of
+from governance.papers.decision import Decision, decision_of, waivers_of
 from governance.papers.facts import NO_EVIDENCE, Claim, PaperFacts, line, words
 from governance.papers.page import Grid, Part, render
 
@@ -99,6 +99,8 @@ def _scores(facts: PaperFacts, caption: str, *keys: str) -> Grid:
 
 
 def _band(row: Mapping[str, Any], of: str) -> str:
+    if row.get("not_applicable_because"):
+        return line(f"not applicable because {words(row['not_applicable_because'])}")
     return words(row.get("band")) if of == "residual" else "–"
 
 
@@ -143,13 +145,18 @@ def _register(facts: PaperFacts) -> Grid:
 
 
 def _residual(facts: PaperFacts, decided: Decision) -> dict[str, Any]:
-    waived = [line(f"{row.get('scenario')} until {row.get('until')}: {row.get('reason')}") for row in facts.waivers]
+    waived = [
+        line(
+            f"{row.get('scenario')} until {row.get('until')}, {row.get('name')} ({row.get('role')}): {row.get('reason')} Instead: {words(row.get('controls'))}"
+        )
+        for row in waivers_of(facts)
+    ]
     return {
         "overall": facts.phrase("{} of 25, {}", "risk.overall", "risk.band"),
         "decision": decided.treatment,
         "justification": decided.reasons,
         "conditions": decided.conditions,
-        "waivers": Claim(value=waived or "none in this release", sources=("waivers",)),
+        "waivers": Claim(value=waived or ("none" if facts.evidence.get("risk") else NO_EVIDENCE), sources=("risk.waivers",)),
         "papers asked for at this band": facts.claim("risk.documents"),
     }
 

@@ -70,6 +70,11 @@ def look_again(facts: PaperFacts) -> Claim:
     return Claim(value=f"{due[:10]}, {days} days after the decision", sources=sources)
 
 
+def waivers_of(facts: PaperFacts) -> list[Mapping[str, Any]]:
+    """Return the waivers that the risk assessment used."""
+    return [row for row in facts.rows("risk.waivers") if row.get("used")]
+
+
 def _conditions(signed: list[Mapping[str, Any]]) -> list[str] | str:
     said = [line(f"{row.get('name')}: {words(condition)}") for row in signed for condition in row.get("conditions") or ()]
     asked = bool(signed) and all("conditions" in row for row in signed)

@@ -7,7 +7,7 @@ Markdown and HTML in it are escaped.
 import re
 from collections.abc import Sequence
 
-from governance.papers.decision import decision_of
+from governance.papers.decision import decision_of, waivers_of
 from governance.papers.facts import NO_EVIDENCE, Claim, PaperFacts, line, words
 
 Entries = Sequence[tuple[str, Claim]]
@@ -93,7 +93,7 @@ def _related(facts: PaperFacts) -> Entries:
     ]
     waived = [
         (f"Waiver {line(str(row.get('id')))}", Claim(value=line(f"{row.get('scenario')} until {row.get('until')}")))
-        for row in facts.waivers
+        for row in waivers_of(facts)
     ]
     return [("Supersedes", facts.claim("release.supersedes")), *waived, *named]
 

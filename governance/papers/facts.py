@@ -6,7 +6,7 @@ says :data:`NO_EVIDENCE` where there is nothing.
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ NO_EVIDENCE = "no evidence yet"
 RELEASE = "release"
 """Evidence document with what the store knows of the release; see :func:`tasks.papers.describe_release`."""
 WAIVERS = "waivers"
+"""Folder of the waivers that were counted; the risk assessment says what of them it used."""
 
 _LONGEST = 4000
 _ORDER = (
@@ -81,8 +82,6 @@ class PaperFacts:
     """subject.json; empty before people are asked."""
     policy: Mapping[str, Any] = field(default_factory=dict)
     """The risk section of policy.yaml; empty before people are asked."""
-    waivers: Sequence[Mapping[str, Any]] = ()
-    """Statements of waivers/, as they are in the folder."""
 
     def at(self, path: str) -> Any:
         """Return the value at ``path`` (document, then keys; ``subject.…`` and ``policy.…`` too), or MISSING."""
@@ -170,16 +169,13 @@ def read_facts(folder: Path) -> PaperFacts:
         name: read_bounded(folder / name, EvidenceError) for name in (SUBJECT_FILE, POLICY_FILE, APPROVERS_FILE) if (folder / name).exists()
     }
     digests |= {name: sha256_bytes(data) for name, data in beside.items()}
-    waivers = []
     for path in sorted((folder / WAIVERS).glob("*.json")):
-        document, digests[f"{WAIVERS}/{path.name}"] = _read(path)
-        waivers.append(document)
+        digests[f"{WAIVERS}/{path.name}"] = sha256_bytes(read_bounded(path, EvidenceError))
     return PaperFacts(
         evidence=evidence,
         digests=digests,
         subject=_object(beside[SUBJECT_FILE], SUBJECT_FILE) if SUBJECT_FILE in beside else {},
         policy=parse_risk_policy(beside[POLICY_FILE], POLICY_FILE).model_dump(mode="json") if POLICY_FILE in beside else {},
-        waivers=tuple(waivers),
     )
 
 

@@ -198,7 +198,7 @@ def _risk(facts: PaperFacts, row: Mapping[str, Any]) -> dict[str, Any]:
         "title": line(f"{row.get('id')} {row.get('title')}"),
         "description": words(row.get("what_can_happen")),
         "statement": line(
-            f"Residual {words(row.get('residual'))} of 25 ({row.get('band')}) after controls of maturity {words(row.get('maturity'))} of 8."
+            f"{_inapplicable(row)}Residual {words(row.get('residual'))} of 25 ({row.get('band')}) after controls of maturity {words(row.get('maturity'))} of 8."
         ),
         "status": _risk_status(facts, row),
     }
@@ -217,9 +217,14 @@ def _risk(facts: PaperFacts, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**made, **{key: value for key, value in parts.items() if value}}
 
 
+def _inapplicable(row: Mapping[str, Any]) -> str:
+    reasons = row.get("not_applicable_because")
+    return f"Not applicable because {words(reasons)}. " if reasons else ""
+
+
 def _risk_status(facts: PaperFacts, row: Mapping[str, Any]) -> str:
     """Closed when it does not apply, accepted (OSCAL: deviation-approved) when the people asked have signed, else open."""
-    if row.get("applies") is False:
+    if row.get("not_applicable_because"):
         return "closed"
     return "deviation-approved" if facts.at("sign_off.verdict") == "pass" else "open"
 
