@@ -49,7 +49,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        text = ", ".join(str(key) for key in list(value)[:20]) or "nothing"
+        text = ", ".join(sorted(map(str, value))[:20]) or "nothing"
     elif isinstance(value, list | tuple):
         plain = all(isinstance(entry, str | int | float) for entry in value)
         text = "nothing" if not value else ", ".join(in_words(entry) for entry in value[:20]) if plain else f"{len(value)} in a list"
