@@ -35,6 +35,10 @@ QUIET = {
 """Environment of every process we start: no telemetry, no pickle."""
 
 
+KEYLESS = {"FIRSTLIGHT_MODEL_KEY_PEM": "", "FIRSTLIGHT_MODEL_KEY_PKCS11": ""}
+"""Environment of a process that never signs: what it inherited of a private key is taken away."""
+
+
 class Settings(BaseSettings):
     """All settings of one environment. Paths are absolute after construction; relative ones start at the working directory."""
 
@@ -73,7 +77,7 @@ class Settings(BaseSettings):
     model_key: Path | None = None
     """Private key (PEM, P-256) with which model folders are signed at registration; None means keys/model-signing in the state folder, made once."""
 
-    model_key_pem: str | None = None
+    model_key_pem: str | None = Field(default=None, repr=False)
     """The text of that key instead; give it as FIRSTLIGHT_MODEL_KEY_PEM, never in the file."""
 
     model_key_pkcs11: str | None = None
@@ -81,6 +85,15 @@ class Settings(BaseSettings):
 
     model_keys_file: Path | None = None
     """Keys whose signatures of models are believed, and until when; None means keys/model-keys.yaml in the state folder."""
+
+    ledger_key_file: Path | None = None
+    """Secrets that seal the ledger, one a line, the newest last; None means keys/ledger in the state folder, made once. Every machine needs the same."""
+
+    ledger_anchors: str | None = None
+    """Folder or s3:// prefix, better on another machine, for the ledger's signed heads; None means anchors in the state folder."""
+
+    ledger_anchor_days: int = Field(default=3650, ge=1)
+    """Days for which an anchor is locked in a bucket that has object lock and no retention of its own."""
 
     store_url: str | None = None
     """SQLAlchemy URL of desired state, champions and releases; None means SQLite in the state folder."""
@@ -215,6 +228,18 @@ class Settings(BaseSettings):
     def model_keys_path(self) -> Path:
         """The file of trusted model keys, absolute."""
         return (self.model_keys_file or self.state / "keys" / "model-keys.yaml").expanduser().absolute()
+
+    @property
+    def ledger_key_path(self) -> Path:
+        """The file of the ledger's keys, absolute."""
+        return (self.ledger_key_file or self.state / "keys" / "ledger").expanduser().absolute()
+
+    @property
+    def anchors(self) -> str:
+        """Where the ledger's signed heads are kept: a folder, absolute, or an s3:// prefix."""
+        if self.ledger_anchors is None:
+            return str(self.state / "anchors")
+        return self.ledger_anchors if "://" in self.ledger_anchors else str(Path(self.ledger_anchors).expanduser().absolute())
 
     @property
     def store(self) -> str:

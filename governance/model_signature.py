@@ -6,13 +6,14 @@ folder with its sha256, signed by an elliptic key; the stock tool checks it: ``m
 (:mod:`governance.model_keys`) before a byte of the model is parsed. An added file, a changed byte and a link are refused, and nothing is ignored.
 """
 
+import ast
 import base64
 import binascii
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,6 +31,7 @@ ARTIFACT = "model.sig"
 SIZE_LIMIT = 1 << 20
 """Bytes of a bundle; one of ten files has 4 kB."""
 _SHOWN_DIGITS = 12
+_MISMATCH = "Signature mismatch: "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,9 +168,20 @@ def _held(data: bytes) -> Iterator[Path]:
 
 
 def _said(problem: Exception) -> str:
-    """Return what the library found, in words: it shows digests as Python's bytes."""
+    """Return what the library found, in words: it lists the differences as Python shows a list, with digests as bytes."""
     text = " ".join(str(problem).split())
-    found = [f"{name} was changed" for name in re.findall(r"Hash mismatch for '([^']*)'", text)]
-    found += [f"added: {names}" for names in re.findall(r"Extra files found in model '[^']*': ([^\]\"]*)", text)]
-    found += [f"missing: {names}" for names in re.findall(r"Missing files in model '[^']*': ([^\]\"]*)", text)]
-    return ("; ".join(found) or text or type(problem).__name__)[:300]
+    if text.startswith(_MISMATCH):
+        with suppress(ValueError, SyntaxError):
+            text = "; ".join(_difference(str(item)) for item in ast.literal_eval(text.removeprefix(_MISMATCH)))
+    return text[:300] or type(problem).__name__
+
+
+def _difference(item: str) -> str:
+    for pattern, words in (
+        (r"Hash mismatch for '(.*)': Expected", "{} was changed"),
+        (r"Extra files found in model '.*': (.*)", "added: {}"),
+        (r"Missing files in model '.*': (.*)", "missing: {}"),
+    ):
+        if found := re.match(pattern, item):
+            return words.format(found[1])
+    return item

@@ -80,6 +80,7 @@ def _model(options: argparse.Namespace, nursery: "Nursery | None" = None) -> Non
         version=options.version,
         signature=options.signature,
         trusted_keys=None if how.trusted_keys is None else str(how.trusted_keys),
+        model_keys=None if how.model_keys is None else str(how.model_keys),
     )
     # Addresses for a thousand bodies of the largest size; pages are there only for what really came.
     arena = Arena(span=max(how.body_mb << 30, 4 * how.queue_mb << 20), hot_bytes=how.queue_mb << 20)

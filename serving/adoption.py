@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from firstlight import __version__
-from firstlight.digest import sha256_json, write_atomic
+from firstlight.digest import sha256_file, sha256_json, write_atomic
 from serving.errors import SettingsError
 
 CHILDREN_FILE = "children.json"
@@ -100,6 +100,16 @@ def myself() -> Being:
 def same_boot(one: Being, other: Being) -> bool:
     """Return whether both were born on this machine since it started."""
     return one.born.split()[0] == other.born.split()[0]
+
+
+def trusted(path: Path | None) -> list[str]:
+    """Return the digest of a file of keys, as a list of one; [] where none is asked for. A key that was revoked makes another of it."""
+    if path is None:
+        return []
+    try:
+        return [sha256_file(path)]
+    except OSError:
+        return ["none"]
 
 
 def fitness(words: Sequence[str]) -> str:

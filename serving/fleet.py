@@ -291,8 +291,9 @@ class Fleet:
         return arguments if servable.signature is None else [*arguments, "--signature", servable.signature]
 
     def _fit(self, servable: ServableVersion) -> str:
-        """Return the digest of all that a server is started with: the gateway's options do not concern it."""
-        return adoption.fitness([*self._arguments(servable), self.options.model_dump_json(exclude={"gateway"})])
+        """Return the digest of all that a server is started with: the gateway's options do not concern it, but which keys count does."""
+        words = [*self._arguments(servable), self.options.model_dump_json(exclude={"gateway"})]
+        return adoption.fitness([*words, *adoption.trusted(self.options.model.model_keys)])
 
     def _reap(self) -> None:
         remaining = []

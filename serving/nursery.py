@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _NEEDED = (
+    "governance.model_signature",
+    "model_signing.verifying",
     "models.backends.aot",
     "models.backends.onnx_session",
     "models.golden",
@@ -67,6 +70,8 @@ class Order:
     """The pipeline's signature over the version."""
     trusted_keys: str | None = None
     """File of the keys that may have made it; None asks for none."""
+    model_keys: str | None = None
+    """File of the keys that may have signed the folder, and the compiled file's; None asks for no such signature."""
 
     @property
     def on_gpu(self) -> bool:
@@ -218,13 +223,14 @@ class _Nursery:
 
 
 def verified(order: Order) -> "HandOff":
-    """Return the hand-off when it is the one the registry knows, every byte of it. Raises ModelRefusedError, HandOffError.
+    """Return the hand-off when it is the one the registry knows and signed, every byte of it. Raises ModelRefusedError, HandOffError.
 
     A folder that agrees with itself but not with the registry's digests was exchanged.
     """
     from models.handoff import load
 
     _require_signed(order)
+    _require_vouched(order, Path(order.folder), "handoff.yaml", order.handoff_digest)
     handoff = load(order.folder)
     for what, wanted, found in (
         ("model name", order.name, handoff.name),
@@ -259,15 +265,33 @@ def _require_signed(order: Order) -> None:
         raise ModelRefusedError(str(problem)) from problem
 
 
-def opened(order: Order, handoff: "HandOff") -> Opened:
-    """Return ``handoff`` ready to run, and a note that is empty unless it is not run as asked. Raises HandOffError.
+def _require_vouched(order: Order, folder: Path, name: str, digest: str | None) -> None:
+    """Raise ModelRefusedError unless a key that counts today signed every file in ``folder``, the one that pins the others with ``digest``."""
+    if order.model_keys is None:
+        return
+    from governance import model_keys, model_signature
+    from governance.errors import SignatureError
 
-    A compiled file that is not there costs speed, so the model is then run as it was handed over; one that is not the right one is refused.
+    try:
+        known = model_keys.read_model_keys(Path(order.model_keys))
+        signed = model_signature.verify(folder, model_signature.read_signature(folder), trusted=known, today=datetime.now(UTC).date())
+        signed.require(name, digest, where=folder)
+    except SignatureError as problem:
+        raise ModelRefusedError(str(problem)) from problem
+
+
+def opened(order: Order, handoff: "HandOff") -> Opened:
+    """Return ``handoff`` ready to run, and a note that is empty unless it is not run as asked. Raises HandOffError, ModelRefusedError.
+
+    A compiled file that is not there costs speed, so the model is then run as it was handed over; one that is not the right one, or that nobody
+    vouches for, is refused.
     """
     from models.backends import BackendUnavailable, open_backend
 
     compiled = Path(order.compiled) if order.compiled else None
     device = "cuda" if order.on_gpu else "cpu"
+    if compiled is not None and order.backend_digest is not None and (folder := compiled / order.backend_digest).exists():
+        _require_vouched(order, folder, "manifest.json", order.backend_digest)
     try:
         return open_backend(handoff, order.backend, compiled=compiled, digest=order.backend_digest, device=device, threads=1), ""
     except BackendUnavailable as problem:

@@ -33,6 +33,8 @@ class ModelOptions(_Part):
     """Folder of compiled models, by digest; None: only the model as it was handed over can be run."""
     trusted_keys: Path | None = None
     """File of the pipeline keys that may vouch for a version, one SSH public key a line; None asks for no signature, only for digests."""
+    model_keys: Path | None = None
+    """File of the keys that may have signed a model's folder (OpenSSF model-signing); None asks for no such signature, only for digests."""
     inference_log: str | None = None
     """Folder or s3:// prefix for the inference log; None writes none."""
     inference_log_sample: float = Field(default=1.0, ge=0, le=1)

@@ -15,7 +15,7 @@ import httpx
 from firstlight.cli.processes import Children, choose_port
 from firstlight.digest import sha256_bytes, write_json
 from firstlight.errors import RefusedError
-from firstlight.settings import ROOT, Settings, environment_for_children
+from firstlight.settings import KEYLESS, ROOT, Settings, environment_for_children
 
 WORK_POOL = "firstlight"
 """The work pool named in prefect.yaml: of type `process` on our own server, of type `kubernetes` in a cluster."""
@@ -79,7 +79,9 @@ class Plane:
 
         if is_supervised(self.settings, model):
             return
-        self.children.start("serve", [sys.executable, *supervisor_arguments(self.settings, port=port, models=(model,) if model else ())])
+        self.children.start(
+            "serve", [sys.executable, *supervisor_arguments(self.settings, port=port, models=(model,) if model else ())], extra=KEYLESS
+        )
         self.children.wait_for("serve", lambda: is_supervised(self.settings, model), seconds=60)
 
     def mlflow_ui(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from firstlight.errors import RefusedError
-from firstlight.settings import Settings, environment_for_children
+from firstlight.settings import KEYLESS, Settings, environment_for_children
 from governance.attestation import ensure_key
 
 _FRESH_SECONDS = 5.0
@@ -46,6 +46,7 @@ def _options(settings: Settings) -> str:
                 "cache_mb": settings.serving_cache_mb,
                 "compiled": str(settings.compiled),
                 "trusted_keys": str(_trusted_keys(settings)),
+                "model_keys": str(_model_keys(settings)),
                 "inference_log": settings.inference_log,
                 "inference_log_sample": settings.inference_log_sample,
                 "inference_log_spool": str(settings.inference_log_spool),
@@ -80,6 +81,14 @@ def _trusted_keys(settings: Settings) -> Path:
     return settings.trusted_keys_path
 
 
+def _model_keys(settings: Settings) -> Path:
+    """Return the file of keys that may sign models; our own is made when it is not there yet."""
+    from tasks import vouching
+
+    vouching.ensure_key(settings)
+    return settings.model_keys_path
+
+
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.expanduser().absolute())
 
@@ -92,7 +101,7 @@ def serve(settings: Settings, *, port: int | None, models: Sequence[str]) -> int
             f"one supervisor at a time may serve a model, one already serves {' and '.join(taken)} in {settings.environment}: stop it first"
         )
     arguments = supervisor_arguments(settings, port=settings.gateway_port if port is None else port, models=models)
-    child = subprocess.Popen([sys.executable, *arguments], env=environment_for_children(settings))
+    child = subprocess.Popen([sys.executable, *arguments], env={**environment_for_children(settings), **KEYLESS})
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os.kill(child.pid, signal.SIGTERM))
     return child.wait()
