@@ -7,6 +7,7 @@ RefusedError
     ├── ApproversError      the approvers file is not usable
     ├── SignatureError      a signature cannot be made or does not verify
     ├── SignOffError        a sign-off cannot be given
+    ├── LedgerError         the ledger, its keys or its anchors cannot be read or kept
     └── EvidenceError       evidence is missing, unreadable or of the wrong form
 """
 
@@ -43,3 +44,7 @@ class SignOffError(GovernanceError):
 
 class EvidenceError(GovernanceError):
     """Evidence is missing, unreadable or not of the stated form."""
+
+
+class LedgerError(GovernanceError):
+    """The ledger, its keys or its anchors cannot be read or kept."""

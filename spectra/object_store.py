@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -29,7 +30,20 @@ _ATTEMPTS: Final = 3
 """Attempts of one request, the first included; with the timeouts above a dead store is known in well under a minute."""
 
 _NO_SUCH: Final = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")
-_SLOW_DOWN: Final = ("SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded", "503", "500", "502", "504")
+_NO_LOCK: Final = ("ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "NotImplemented", "MethodNotAllowed")
+_THERE_ALREADY: Final = ("PreconditionFailed", "412")
+_SLOW_DOWN: Final = (
+    "SlowDown",
+    "ConditionalRequestConflict",
+    "Throttling",
+    "ThrottlingException",
+    "RequestTimeout",
+    "RequestLimitExceeded",
+    "503",
+    "500",
+    "502",
+    "504",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +134,64 @@ class ObjectStore:
         at = location(uri)
         with self._translated(uri):
             self._client.upload_file(str(path), at.bucket, at.key)
+
+    def put_once(self, data: bytes, uri: str, *, keep_until: datetime | None = None) -> bool:
+        """Write ``data`` as the object ``uri`` unless there is one; return whether it was written. Two at once: one of them is.
+
+        ``keep_until`` locks it until then where its bucket has object lock and no rule of its own (S3 Object Lock, compliance mode: nobody
+        can delete that version sooner). Raises TransientError, and SpectraError when the store refuses.
+        """
+        at = location(uri)
+        lock = {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": keep_until} if keep_until and self._wants_dates(uri) else {}
+        with self._translated(uri):
+            try:
+                self._client.put_object(Bucket=at.bucket, Key=at.key, Body=data, IfNoneMatch="*", **lock)
+            except s3.ClientError as error:
+                if _code(error) in _THERE_ALREADY:
+                    return False
+                raise
+        return True
+
+    def first_versions(self, uri: str) -> dict[str, str]:
+        """Return what was written first under each key that starts with that of ``uri``: URI -> version, for :meth:`read_version`.
+
+        In a bucket with versions a later writer, or a delete marker, only hides that; without versions it is what is there.
+        """
+        at = location(uri)
+        oldest: dict[str, str] = {}
+        with self._translated(uri):
+            for page in self._client.get_paginator("list_object_versions").paginate(Bucket=at.bucket, Prefix=at.key):
+                oldest |= {f"s3://{at.bucket}/{item['Key']}": item["VersionId"] for item in page.get("Versions", [])}  # newest first
+        return oldest
+
+    def read_version(self, uri: str, version: str, *, limit: int) -> bytes:
+        """Return the bytes of one version of an object. Raises SpectraError when there is none, or it has more than ``limit``."""
+        at = location(uri)
+        with self._translated(uri), self._client.get_object(Bucket=at.bucket, Key=at.key, VersionId=version)["Body"] as body:
+            data = bytes(body.read(limit + 1))
+        if len(data) > limit:
+            raise SpectraError(f"{uri} must have at most {limit} bytes, found more; it is not what belongs there")
+        return data
+
+    def has_object_lock(self, uri: str) -> bool:
+        """Say whether the bucket of ``uri`` locks its objects' versions."""
+        return self._lock_rule(uri) is not None
+
+    def _wants_dates(self, uri: str) -> bool:
+        rule = self._lock_rule(uri)
+        return rule is not None and "Rule" not in rule
+
+    def _lock_rule(self, uri: str) -> dict[str, Any] | None:
+        """Return the object lock of the bucket; None when it has none, or the store does not know such a thing."""
+        with self._translated(uri):
+            try:
+                answer = self._client.get_object_lock_configuration(Bucket=location(uri).bucket)
+            except s3.ClientError as error:
+                if _code(error) in _NO_LOCK:
+                    return None
+                raise
+        found = answer.get("ObjectLockConfiguration", {})
+        return dict(found) if found.get("ObjectLockEnabled") == "Enabled" else None
 
     def _size(self, uri: str) -> int | None:
         """Return the object's bytes, or None when there is none."""

@@ -11,6 +11,7 @@ from firstlight.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from governance.ledger_keys import KeyRing
     from models.registry import Registry
     from rollout.store import Store
     from spectra.object_store import ObjectStore
@@ -21,7 +22,14 @@ def store(settings: Settings) -> "Store":
     from rollout.store import Store
 
     settings.folder()
-    return Store(settings.store)
+    return Store(settings.store, ledger_key=ledger_keys(settings))
+
+
+def ledger_keys(settings: Settings) -> "KeyRing":
+    """Return the keys that seal this environment's ledger; the first is made where no file of them is named."""
+    from governance.ledger_keys import KeyRing
+
+    return KeyRing(settings.ledger_key_path, may_make=settings.ledger_key_file is None)
 
 
 def registry(settings: Settings) -> "Registry":
