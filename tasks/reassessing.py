@@ -81,7 +81,7 @@ class Looked:
         if not self.still_open:
             return f"nothing is due about {about}{when}"
         worst = next((one for one in self.still_open if one.severity.value == "critical"), self.still_open[0])
-        return f"{len(self.still_open)} incidents are open about {about}, {worst.id} ({worst.severity.value}): {worst.summary}"
+        return f"{_counted(len(self.still_open))} open about {about}, {worst.id} ({worst.severity.value}): {worst.summary}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -297,3 +297,7 @@ def state(found: Looked) -> State[Any]:
     """Return the run's final state: green only when nothing is open."""
     make, name = (Failed, "Incidents open") if found.still_open else (Completed, "Nothing due")
     return make(name=name, message=found.summary, data=found.to_dict())
+
+
+def _counted(incidents_open: int) -> str:
+    return "one incident is" if incidents_open == 1 else f"{incidents_open} incidents are"

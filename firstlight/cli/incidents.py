@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from firstlight.cli.standing import COLOURS
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 FOUND = 2
 """Exit code of ``check`` when something is open."""
-COLOURS = {"critical": "red", "warning": "yellow"}
 
 
 def show_all(settings: Settings, model: str | None, *, everything: bool, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from firstlight.errors import FirstlightError
@@ -14,6 +15,8 @@ from firstlight.settings import Settings
 if TYPE_CHECKING:
     from rollout.store import Store
 
+COLOURS = {"critical": "red", "warning": "yellow"}
+"""Severity of an incident -> its colour."""
 _FRESH_SECONDS = 5.0
 _ROLLBACK_SECONDS = 10.0
 
@@ -73,6 +76,10 @@ def _from_store(records: "Store", environment: str, model: str) -> dict[str, Any
             for drill in {drill.version: drill for drill in records.drills(environment, model)}.values()
             if champion and drill.version in (champion.version, champion.previous)
         ],
+        "incidents": [
+            {"id": one.id, "severity": one.severity.value, "state": one.state.value, "since": _when(one.opened_at), "summary": one.summary}
+            for one in records.incidents(environment, model, open_only=True)
+        ],
         "serving": {
             "running": is_fresh,
             "address": seen.gateway_url if seen and is_fresh else None,
@@ -108,6 +115,8 @@ def _print(found: dict[str, Any]) -> None:
         else "nothing serves; start `firstlight serve`"
     )
     table.add_row("serving", where)
+    for one in found["incidents"]:
+        table.add_row(f"[{COLOURS[one['severity']]}]{one['id']}[/]", f"{one['severity']}, {one['state']}: {escape(one['summary'])}")
     for problem in found["problems"]:
         table.add_row("problem", problem)
     Console(highlight=False).print(table)

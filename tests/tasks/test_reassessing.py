@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from firstlight import settings as settings_module
-from firstlight.cli import app, incident_commands  # noqa: F401 - registers the commands
+from firstlight.cli import app, incident_commands, standing  # noqa: F401 - registers the commands
 from firstlight.digest import sha256_bytes
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
@@ -337,7 +337,8 @@ def test_incidents_are_listed_shown_acknowledged_and_checked_at_the_command_line
     )
     assert "ada@lab.example looks at it since" in run(here, "ack", incident.id, "--by", "ada@lab.example")
     assert "acknowledged" in run(here, "list", "--json")
-    assert "1 incidents are open" in run(here, "check", code=2)
+    assert "one incident is open" in run(here, "check", code=2)
+    assert [one["id"] for one in standing.standing(here.settings, "desi-vae")["incidents"]] == [incident.id]
     plain = here.records.open_incident(
         "local", "other", cause="disk", severity="warning", summary="full", evidence_digest="", owner="ops", by="x"
     )
