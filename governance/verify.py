@@ -13,7 +13,7 @@ from governance.evidence import evidence_path
 from governance.subject import SUBJECT_FILE, read_subject
 from governance.verification import Finding, Notes, Verification
 from governance.verify_evidence import check_evidence, check_manifest, check_model_file, check_policy, check_risk
-from governance.verify_people import DECISION, check_people
+from governance.verify_people import DECISION, check_decision, read_people
 
 __all__ = ["Finding", "Verification", "examine", "verify"]
 
@@ -47,8 +47,9 @@ def examine(
         return notes.closed()
     check_evidence(folder, subject, notes)
     policy = check_policy(folder, subject, notes)
-    check_risk(folder, subject, policy, notes)
+    then = read_people(folder, subject, notes)
+    check_risk(folder, subject, policy, then, notes)
     if model_file is not None:
         check_model_file(model_file, subject, notes)
-    check_people(folder, subject, policy, approvers, now or datetime.now(UTC), notes)
+    check_decision(folder, subject, policy, then=then, now=approvers, at=now or datetime.now(UTC), notes=notes)
     return notes.closed()

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from firstlight.digest import sha256_bytes, sha256_file
+from governance import waiver
+from governance.approvers import Approvers
 from governance.documents import read_bounded
 from governance.errors import GovernanceError, PolicyError
 from governance.evidence import digest_of, evidence_path, read_evidence
@@ -12,7 +14,7 @@ from governance.policy import RiskPolicy, parse_risk_policy
 from governance.risk import assess
 from governance.scenario import Scenario
 from governance.subject import POLICY_FILE, SUBJECT_FILE, Subject
-from governance.verification import Finding, Notes, differs
+from governance.verification import Finding, Notes, differs, shown
 
 RISK = "risk"
 """Evidence document that holds the risk assessment."""
@@ -79,8 +81,11 @@ def check_policy(folder: Path, subject: Subject, notes: Notes) -> RiskPolicy:
     return policy
 
 
-def check_risk(folder: Path, subject: Subject, policy: RiskPolicy, notes: Notes) -> None:
-    """The risk follows again from the evidence and the scenarios stored with it, and asks for the people the subject names."""
+def check_risk(folder: Path, subject: Subject, policy: RiskPolicy, people: Approvers | None, notes: Notes) -> None:
+    """The risk follows again from the evidence, the scenarios stored with it and the waivers beside it, and asks for the people the subject names.
+
+    ``people``: whose waivers count; without them none does.
+    """
     where = f"evidence/{RISK}.json"
     if RISK not in subject.evidence:
         notes.wrong(SUBJECT_FILE, f"the evidence must hold the risk assessment ({RISK!r}), found {sorted(subject.evidence)}")
@@ -89,11 +94,16 @@ def check_risk(folder: Path, subject: Subject, policy: RiskPolicy, notes: Notes)
         claimed = read_evidence(folder, RISK)
         documents = {name: read_evidence(folder, name) for name in subject.evidence if name != RISK}
         scenarios = [Scenario.model_validate(item) for item in claimed.get("definitions", ())]
-        again = assess(documents, scenarios=scenarios, policy=policy).to_dict()
-    except (GovernanceError, ValueError, TypeError) as problem:
-        notes.wrong(where, f"cannot be computed again: {str(problem).splitlines()[0]}")
+        waivers = (
+            () if people is None else waiver.again(folder, claimed.get("waivers") or (), subject=subject, approvers=people, policy=policy)
+        )
+        again = assess(documents, scenarios=scenarios, policy=policy, waivers=waivers).to_dict()
+    except (GovernanceError, ValueError, TypeError, AttributeError) as problem:
+        notes.wrong(where, f"cannot be computed again: {shown(problem)}")
         return
-    findings = [differs(where, key, claimed.get(key), again[key]) for key in again if claimed.get(key) != again[key]]
+    findings = [Finding(where=f"{waiver.FOLDER}/{one.source}", what=one.why) for one in waiver.collect(folder)[1]]
+    findings += [differs(where, key, claimed.get(key), again[key]) for key in again if claimed.get(key) != again[key]]
+    findings += [differs(where, key, claimed[key], "nothing") for key in ("waivers", "waived") if claimed.get(key) and key not in again]
     for key, asked in (("required_roles", subject.requirement.roles), ("band", subject.requirement.band)):
         if asked != again[key]:
             findings.append(differs(SUBJECT_FILE, key, asked, again[key]))

@@ -1,6 +1,6 @@
 """The people of a release: whose statements count over exactly this, and whether that is what the release says they decided."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from governance.errors import ApproversError, EvidenceError, GovernanceError
 from governance.evidence import evidence_path, read_evidence
 from governance.policy import RiskPolicy
 from governance.signoff import SignOffDecision, judge
-from governance.statement import Signed, collect, parse_moment, parse_statement
+from governance.statement import FOLDER, Signed, collect, parse_moment, parse_statement
 from governance.subject import ALLOWED_SIGNERS_FILE, APPROVERS_FILE, Subject
 from governance.verification import Finding, Notes, shown
 
@@ -23,21 +23,19 @@ DECISION = "sign_off"
 """Evidence document that holds the decision over the statements."""
 
 
-def check_people(folder: Path, subject: Subject, policy: RiskPolicy, trusted: Approvers | None, now: datetime, notes: Notes) -> None:
-    """The approvers file is the one of then, and the signatures give the decision the release claims; ``trusted`` says whom you believe."""
-    people = trusted
+def read_people(folder: Path, subject: Subject, notes: Notes) -> Approvers | None:
+    """The approvers file is the one of then, and names nobody else to stock ssh-keygen; return it, or None where it cannot be used."""
     try:
         data = read_bounded(folder / APPROVERS_FILE, ApproversError)
         if sha256_bytes(data) != subject.approvers_digest:
             what = f"changed after people were asked: sha256 was {subject.approvers_digest[:16]}…, is {sha256_bytes(data)[:16]}…"
             notes.wrong(APPROVERS_FILE, what)
         then = parse_approvers(data, APPROVERS_FILE)
-        people = people or then
         _check_allowed_signers(folder, then, notes)
+        return then
     except GovernanceError as problem:
         notes.wrong(APPROVERS_FILE, f"cannot be used: {problem}")
-    if people is not None:
-        _check_decision(folder, subject, policy, people, now, notes)
+        return None
 
 
 def _check_allowed_signers(folder: Path, people: Approvers, notes: Notes) -> None:
@@ -59,21 +57,69 @@ def _keys_named(lines: bytes) -> set[tuple[str, str, str]]:
     return {(line[0], line[-2], line[-1]) for line in words if len(line) > 2}
 
 
-def _check_decision(folder: Path, subject: Subject, policy: RiskPolicy, people: Approvers, now: datetime, notes: Notes) -> None:
+def check_decision(
+    folder: Path, subject: Subject, policy: RiskPolicy, *, then: Approvers | None, now: Approvers | None, at: datetime, notes: Notes
+) -> None:
+    """The signatures give the decision that the release claims.
+
+    ``then``: the approvers when people were asked, by whom the whole record must follow; ``now``: whom the verifier believes, by whom those who were
+    counted must still count; ``at``: the moment by which revocations and overdue ratifications are judged.
+    """
     recorded = recorded_decision(folder)
     statements, unreadable = collect(folder)
-    when = _moment_of(recorded, statements) or now
-    decision = judge(statements, subject=subject, approvers=people, policy=policy, now=when)
-    findings = [Finding(where=f"signoffs/{name}", what=why) for name, why in unreadable]
-    findings += _lost(recorded, decision)
-    findings += _revoked(decision, people, now)
+    when = _moment_of(recorded, statements) or at
+    findings = [Finding(where=f"{FOLDER}/{name}", what=why) for name, why in unreadable]
+    if then is not None and recorded is not None:
+        findings += _rewritten(recorded, judge(_of_then(recorded, statements), subject=subject, approvers=then, policy=policy, now=when))
+    people = now or then
+    if people is not None:
+        decision = judge(statements, subject=subject, approvers=people, policy=policy, now=when)
+        findings += _lost(recorded, decision)
+        findings += _revoked(decision, people, at)
+        findings += _contradicted(folder, recorded, decision)
+        findings += _unratified(decision, at)
+        notes.part(
+            findings,
+            f"the signatures hold: {decision.summary}"
+            if decision.verdict is Verdict.PASS
+            else f"no sign-off is claimed: {decision.summary}",
+        )
+    else:
+        notes.findings += findings
+
+
+def _of_then(recorded: dict[str, Any], statements: Sequence[Signed]) -> list[Signed]:
+    """Leave out what was signed after the decision was recorded: it is no part of it."""
+    try:
+        decided = parse_moment(str(recorded.get("decided_at")))
+    except ValueError:
+        return list(statements)
+    return [signed for signed in statements if not any(given > decided for given in _signed_at(signed))]
+
+
+def _rewritten(recorded: dict[str, Any], follows: SignOffDecision) -> Iterator[Finding]:
+    """Yield what the record says and the signatures do not; a record of the first form says less."""
+    again = follows.to_dict()
+    for key in sorted(recorded.keys() & again.keys() - {"verdict", "decided_at"}):
+        if "conditions" in recorded and recorded[key] != again[key]:
+            what = f"{key} does not follow from the signatures: says {shown(recorded[key])}, follows {shown(again[key])}"
+            yield Finding(where=f"evidence/{DECISION}.json", what=what)
+
+
+def _contradicted(folder: Path, recorded: dict[str, Any] | None, decision: SignOffDecision) -> Iterator[Finding]:
     if recorded is not None and recorded.get("verdict") != decision.verdict.value:
         what = f"says {recorded.get('verdict')!r}, the signatures say {decision.verdict.value!r}: {decision.summary}"
-        findings.append(Finding(where=f"evidence/{DECISION}.json", what=what))
+        yield Finding(where=f"evidence/{DECISION}.json", what=what)
     if decision.verdict != Verdict.PASS and evidence_path(folder, CANARY).exists():
-        findings.append(Finding(where=f"evidence/{CANARY}.json", what=f"traffic was moved without a valid sign-off: {decision.summary}"))
-    if findings or decision.verdict == Verdict.PASS:
-        notes.part(findings, f"the signatures hold: {decision.summary}")
+        yield Finding(where=f"evidence/{CANARY}.json", what=f"traffic was moved without a valid sign-off: {decision.summary}")
+
+
+def _unratified(decision: SignOffDecision, at: datetime) -> Iterator[Finding]:
+    """Yield a break-glass that was to be ratified by now and is not."""
+    glass = decision.break_glass
+    if glass is not None and not glass.ratified and parse_moment(glass.ratify_by) < at:
+        what = f"the break-glass of {glass.name} ({glass.role}) was to be ratified by {glass.ratify_by}, and in this copy it is not"
+        yield Finding(where=f"{FOLDER}/{glass.source}", what=what)
 
 
 def _lost(recorded: dict[str, Any] | None, decision: SignOffDecision) -> list[Finding]:
@@ -83,7 +129,7 @@ def _lost(recorded: dict[str, Any] | None, decision: SignOffDecision) -> list[Fi
     whys = dict(decision.refused)
     return [
         Finding(
-            where=f"signoffs/{item.get('source')}", what=f"no longer counts: {whys.get(str(item.get('email')), _why_source(item, whys))}"
+            where=f"{FOLDER}/{item.get('source')}", what=f"no longer counts: {whys.get(str(item.get('email')), _why_source(item, whys))}"
         )
         for item in counted
         if item.get("email") not in still
@@ -101,7 +147,7 @@ def _revoked(decision: SignOffDecision, people: Approvers, now: datetime) -> lis
         key = keys[item.fingerprint]
         if key.revoked is not None and key.revoked <= now.date():
             what = f"signed {item.signed_at} with key {item.fingerprint}, revoked on {key.revoked}: the signature proves nothing any more"
-            found.append(Finding(where=f"signoffs/{item.source}", what=what))
+            found.append(Finding(where=f"{FOLDER}/{item.source}", what=what))
     return found
 
 
