@@ -14,9 +14,11 @@ from prefect.testing.utilities import prefect_test_harness
 from firstlight import settings
 from firstlight.cli import releasing
 from firstlight.errors import RefusedError, TransientError
+from flows.reassess import reassess
 from flows.release_model import release_model
 from flows.watch_drift import watch_drift
-from tasks import doors
+from rollout.spec import ServableVersion
+from tasks import doors, incidents
 from tasks.registering import REGISTERED, Candidate, announce, event_id
 from tasks.retries import ATTEMPTS, retrying
 from tests.whole import toy
@@ -99,14 +101,35 @@ def test_a_candidate_that_is_announced_twice_is_one_event() -> None:
     expected = {event_id(CANDIDATE, environment=name) for name in ("local", "lab")}
     assert len(expected) == 2
     deadline = time.monotonic() + 30
-    while len(found := registered_events()) < 2 and time.monotonic() < deadline:
+    while len(found := events(REGISTERED)) < 2 and time.monotonic() < deadline:
         time.sleep(0.5)
     assert sorted(found) == sorted(map(str, expected))
 
 
-def registered_events() -> list[str]:
-    """Return the ids of all events of a registered candidate that the server has."""
-    question = {"filter": {"event": {"name": [REGISTERED]}}}
+def test_the_daily_look_opens_an_incident_for_a_model_that_nobody_signed_and_tells_of_it_once() -> None:
+    # Given a champion without a release folder
+    here = settings.current()
+    with doors.store(here) as records:
+        records.add_version(ServableVersion(model=toy.NAME, version="1", folder="/nowhere", model_digest="a" * 64, handoff_digest="b" * 64))
+        digests = {"handoff_digest": "b" * 64, "model_digest": "a" * 64, "policy_digest": "p"}
+        release = records.open_release("local", toy.NAME, **digests, by="a test")
+        records.promote("local", toy.NAME, version="1", digest="a" * 64, release_id=release.id, expected_champion=None, by="a test")
+        # When the flow looks, and somebody tells of the incident again
+        state = reassess(model=toy.NAME, return_state=True)
+        (incident,) = records.incidents("local", toy.NAME)
+    incidents.tell(here, incident)
+    EventsWorker.drain_all()
+    # Then the run is not green, and there is one event
+    assert (state.name, state.is_failed(), incident.id in str(state.message)) == ("Incidents open", True, True)
+    deadline = time.monotonic() + 30
+    while not (found := events(incidents.OPENED)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert found == [str(incidents.event_id(incident))]
+
+
+def events(name: str) -> list[str]:
+    """Return the ids of all events of that name that the server has."""
+    question = {"filter": {"event": {"name": [name]}}}
     answer = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json=question, timeout=20)
     return [event["id"] for event in answer.json()["events"]]
 
