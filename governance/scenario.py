@@ -5,7 +5,7 @@ lists for each of four dimensions of control maturity up to two rules over the e
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,9 +198,3 @@ def _load(path: Path) -> tuple[Path, Scenario]:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise ScenarioError(f"{path}: {where} must follow the scenario schema, found: {first['msg']}") from problem
-
-
-def evidence_paths(scenarios: Iterable[Scenario]) -> tuple[str, ...]:
-    """Return every evidence path the maturity rules of ``scenarios`` read, sorted: what a release must supply to earn full maturity."""
-    rules = [rule for scenario in scenarios for dimension in DIMENSIONS for rule in getattr(scenario.maturity, dimension)]
-    return tuple(sorted({rule.evidence for rule in rules}))

@@ -38,6 +38,7 @@ def facts(settings: Settings, *, model: str, folder: Path, policy: RiskPolicy) -
         "keys_private": keys_are_private(settings),
         "strangers_refused": strangers_are_refused(settings, model=model),
         "sign_off_required": nobody_is_not_enough(policy),
+        "replicas": settings.serving_replicas,
         **_people(settings.approvers_path, today=datetime.now(UTC).date()),
     }
     return {name: value for name, value in tried.items() if value is not None}

@@ -59,6 +59,14 @@ EVIDENCE: dict[str, dict[str, Any]] = {
         "data": {"uri": "s3://sky/20261122", "sha256": "ab" * 32, "spectra": 2000, "description": "synthetic sky, night 20261122"},
         "git_commit": "0f3c9d1",
         "environment": {"python": "3.11.2", "torch": "2.13.0", "platform": "linux"},
+        "created": "2026-11-22T23:10:00+00:00",
+        "files": {"model.pt2": {"bytes": 18, "sha256": sha256_bytes(MODEL_BYTES)}},
+        "recipe": {"split_by": "group", "epochs": 30},
+        "model": {
+            "inputs": [{"name": "flux", "dtype": "float32", "shape": [-1, 7781], "unit": "1e-17 erg/s/cm2/Angstrom"}],
+            "outputs": [{"name": "anomaly_score", "dtype": "float32", "shape": [-1], "meaning": "how unusual for its S/N"}],
+            "roles": {"score": "anomaly_score"},
+        },
     },
     "golden": {
         "verdict": "pass",
@@ -71,6 +79,7 @@ EVIDENCE: dict[str, dict[str, Any]] = {
         "verdict": "pass",
         "summary": "reference: 3 of 4 expectations hold over 1980 rows",
         "reasons": ["fail (advice): ebv: at most 0.3; largest 0.41"],
+        "division": {"held_out_rows": 400, "training_rows": 1580, "held_out_in_training": 0},
         "expectations": [
             {
                 "column": "",
@@ -104,6 +113,7 @@ EVIDENCE: dict[str, dict[str, Any]] = {
         "summary": "recall 0.90 at 1.2 % false alarms over 400 held-out spectra",
         "reasons": [],
         "metrics": {"recall": 0.9, "false_alarm_rate": 0.012, "class_accuracy": 0.94},
+        "intervals": {"recall": [0.83, 0.95], "false_alarm_rate": [0.003, 0.03]},
     },
     "bias": {"verdict": "pass", "summary": "10 slices, none shown to be worse by more than the margin", "reasons": [], "slices": SLICES},
     "benchmark": {
@@ -111,6 +121,7 @@ EVIDENCE: dict[str, dict[str, Any]] = {
         "summary": "410 spectra/s at batch 64; 1.04 × the champion",
         "reasons": [],
         "hardware": {"cpu": "Xeon", "cores": 2},
+        "footprints": [{"who": "candidate", "peak_mib": 343.5}],
     },
     "registration": {
         "verdict": "pass",
@@ -118,6 +129,7 @@ EVIDENCE: dict[str, dict[str, Any]] = {
         "reasons": [],
         "version": "7",
         "model_digest": sha256_bytes(MODEL_BYTES),
+        "signature": {"method": "OpenSSF model-signing", "key_fingerprint": "5e" * 32, "signature_sha256": "6f" * 32},
     },
     "serving": {
         "verdict": "pass",
@@ -130,7 +142,12 @@ EVIDENCE: dict[str, dict[str, Any]] = {
         "lease_seconds": 30,
         "verify_before_load": True,
         "golden_before_ready": True,
-        "one_version_per_process": True,
+        "finds_planted_secret": True,
+        "no_secret_in_hand_off": True,
+        "keys_private": True,
+        "strangers_refused": True,
+        "approvers_in_force": 9,
+        "approvers_lapsed": 0,
         "sign_off_required": True,
         "canary": True,
         "replicas": 1,

@@ -64,7 +64,7 @@ def test_the_page_of_a_finished_release_shows_what_a_reviewer_asks_for(release, 
     evidence = {name: read_evidence(release, name) for name in evidence_names(release)}
     page = page_of(release, evidence=evidence, pictures=pictures)
     for words in ("Vera Rubin", "SHA256:", "ssh-keygen -Y verify", "firstlight rollback", "firstlight verify", "3 of 4 hold", "R12 Weak oversight",
-                  "4 × 4 = 16", "golden.rows at least 8", "at most 0.3", "ab" * 32, "Residual 4 of 25 (Low)"):  # fmt: skip
+                  "4 × 4 = 16", "golden.rows at least 8", "at most 0.3", "ab" * 32, "Residual 6 of 25 (Medium)"):  # fmt: skip
         assert words in page.text, words
     sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert len(sources) == len(pictures)

@@ -85,7 +85,7 @@ def test_a_report_and_subject_swapped_together_void_the_signatures(release):
 def test_a_risk_typed_in_by_hand_is_computed_again(release):
     edit(release / "evidence" / "risk.json", overall=1)
     remanifest(release)
-    assert "overall does not follow from the evidence: says 1, follows 4" in sentences(release)
+    assert "overall does not follow from the evidence: says 1, follows 6" in sentences(release)
 
 
 def test_a_weaker_requirement_is_found(release):
