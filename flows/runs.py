@@ -24,6 +24,7 @@ PREPARE = ("prepare-candidate", "nightly")
 DRIFT = ("watch-drift", "hourly")
 DRILL = ("rehearse-rollback", "nightly-drill")
 REASSESS = ("reassess", "daily")
+ANCHOR = ("anchor-ledger", "nightly-anchor")
 _POLL_SECONDS = 0.5
 
 
@@ -103,7 +104,7 @@ def keep_schedules(*, active: bool) -> None:
     A server that lives for one command must not start a night's training beside it; under ``make up`` the clock counts from now.
     """
     with _client() as client:
-        for flow_name, name in (PREPARE, RELEASE, DRIFT, DRILL, REASSESS):
+        for flow_name, name in (PREPARE, RELEASE, DRIFT, DRILL, REASSESS, ANCHOR):
             known = client.read_deployment_by_name(f"{flow_name}/{name}")
             client.pause_deployment(known.id)  # deletes the runs that were scheduled ahead
             if active:

@@ -33,7 +33,7 @@ def test_our_top_level_names_belong_to_nobody_else() -> None:
 
 def test_every_deployment_names_a_flow_by_module() -> None:
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert len(declared) == 5
+    assert len(declared) == 6
     for deployment in declared:
         assert ".py:" not in deployment["entrypoint"]
         module, _, name = deployment["entrypoint"].rpartition(".")
@@ -47,7 +47,7 @@ def test_the_command_line_starts_the_deployments_that_are_declared() -> None:
         (d["entrypoint"].rpartition(".")[2].replace("_", "-"), d["name"])
         for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     }
-    assert declared == {runs.RELEASE, runs.PREPARE, runs.DRIFT, runs.DRILL, runs.REASSESS}
+    assert declared == {runs.RELEASE, runs.PREPARE, runs.DRIFT, runs.DRILL, runs.REASSESS, runs.ANCHOR}
 
 
 def test_the_event_that_is_emitted_is_the_event_that_is_awaited() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from firstlight import chain
 from firstlight.errors import FirstlightError
 from rollout.policy import AnswerRule, RolloutPolicy
 from rollout.spec import Phase
@@ -17,7 +18,7 @@ from tests.chaos import invariants, witness
 from tests.chaos.client import Callers
 from tests.chaos.faults import FAULTS, Run
 from tests.chaos.invariants import Excused, Happened
-from tests.chaos.versions import GOOD, Kind
+from tests.chaos.versions import GOOD, LEDGER_KEY, Kind
 from tests.chaos.world import ENVIRONMENT, MODEL, World, until
 
 PLACES = ("starting", "progressing/50", "progressing/100", "paused", "approving", "promoting", "watching")
@@ -126,6 +127,7 @@ class Campaign:
         wrong += invariants.ready_before_traffic(written)
         wrong += invariants.healed_in_time(self.happened, seconds=self.bound_seconds)
         wrong += invariants.audit(store.decisions(ENVIRONMENT, MODEL), written)
+        wrong += [str(one) for one in chain.broken([entry.to_dict() for entry in store.ledger()], keys=(LEDGER_KEY,))]
         return wrong, excused
 
     @property

@@ -25,7 +25,7 @@ from rollout.spec import Phase, RolloutSpec, RolloutStatus
 from rollout.store import Store
 from serving import control, process
 from tests.chaos import clocks
-from tests.chaos.versions import MODEL
+from tests.chaos.versions import LEDGER_KEY, MODEL
 
 ENVIRONMENT = "chaos"
 FENCED, GAVE_UP = 3, 4
@@ -137,7 +137,7 @@ def drive(words: dict[str, str]) -> int:
     """Drive one release to its end, and close it."""
     clock = clocks.clock()
     policy = RolloutPolicy.model_validate_json(words["policy"])
-    with Store(words["store"], clock=clock.wall, busy_seconds=_BUSY_SECONDS) as store:
+    with Store(words["store"], clock=clock.wall, busy_seconds=_BUSY_SECONDS, ledger_key=LEDGER_KEY) as store:
         held = Held(file=Path(words["hold"]), store=store)
         champion, version = store.champion(ENVIRONMENT, MODEL), store.version(MODEL, words["version"])
         spec = _spec(store, words["release"], version.version, champion.version if champion else None, policy)

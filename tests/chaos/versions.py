@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from firstlight.chain import ChainKey
 from firstlight.digest import sha256_file
 from models.program import export
 from rollout.spec import ServableVersion
 from tests.models.tiny import LENGTH, TinyModel, tiny_signals, write_tiny_handoff
 
 MODEL = "tiny"
+LEDGER_KEY = ChainKey(b"the ledger of a broken world")
 FAINT = 0.5
 """Signals whose root mean square is below this have a low signal-to-noise ratio; those of the golden vectors are about 1."""
 SPIKE = 8.0

@@ -28,7 +28,7 @@ from serving.routes import Routes, Target
 from serving.steering import traffic_of
 from tests.chaos import clocks, sick, witness
 from tests.chaos.databases import Broken
-from tests.chaos.versions import MODEL, Kind, write_version
+from tests.chaos.versions import LEDGER_KEY, MODEL, Kind, write_version
 
 ENVIRONMENT = "chaos"
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ class World:
 
     def __enter__(self) -> "World":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.store = Store(self.database.url, busy_seconds=_BUSY_SECONDS)
+        self.store = Store(self.database.url, busy_seconds=_BUSY_SECONDS, ledger_key=LEDGER_KEY)
         witness.watch(self.database.url)
         self.sick_file.write_text("{}")
         return self
