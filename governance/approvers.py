@@ -130,7 +130,8 @@ class Approvers(BaseModel):
 
 
 def _allowed_line(person: Approver, key: ApproverKey) -> str:
-    return f'{person.email} namespaces="{sshsig.NAMESPACE},{sshsig.WAIVER_NAMESPACE}" {key.public.line}\n'
+    purposes = ",".join((sshsig.NAMESPACE, sshsig.WAIVER_NAMESPACE, sshsig.INCIDENT_NAMESPACE))
+    return f'{person.email} namespaces="{purposes}" {key.public.line}\n'
 
 
 def parse_approvers(data: bytes, where: str = "the approvers file") -> Approvers:

@@ -24,7 +24,7 @@ from governance.policy import RiskPolicy
 from governance.signed import Moment, Signed, moment, parse_moment
 from governance.subject import Person
 
-NAMESPACE = "firstlight-incident"
+NAMESPACE = sshsig.INCIDENT_NAMESPACE
 """A sign-off or a waiver never counts as an answer to an incident, nor the other way round."""
 FORMAT = "firstlight/incident-resolution/v1"
 COMMAND = "firstlight incidents resolve"

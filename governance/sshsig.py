@@ -25,6 +25,8 @@ NAMESPACE = "firstlight-sign-off"
 
 WAIVER_NAMESPACE = "firstlight-waiver"
 """Of signed waivers: a sign-off is no waiver, and a waiver no sign-off."""
+INCIDENT_NAMESPACE = "firstlight-incident"
+"""Of an answer to an incident about what people answer for."""
 
 _MAGIC = b"SSHSIG"
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"

@@ -89,6 +89,10 @@ def what_to_do(incident: "Incident") -> str:
 
 def check(settings: Settings, model: str | None, *, as_json: bool) -> int:
     """Look now and say what was found; return the exit code."""
+    from firstlight.cli.plane import Plane
+
+    Plane(settings).find_server()  # before Prefect is imported: what is opened here is told to whoever listens there
+
     from tasks import reassessing
     from tasks.doors import store
 

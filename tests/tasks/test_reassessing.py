@@ -1,6 +1,7 @@
 """The scheduled look opens an incident for what is due, resolves it when the cause is gone, and takes a signed answer and nothing less."""
 
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -278,6 +279,12 @@ def test_a_signed_answer_resolves_its_incident_for_good_and_is_checked_again_at_
     said = resolve(here, incident.id, role="ai-risk-officer")
     assert "is resolved: answered by Vera Rubin (vera@lab.example) as ai-risk-officer: the new rule asks less" in said
     assert here.look(datetime.now(UTC)).still_open == ()
+    kept = here.settings.state / reassessing.ANSWERS / f"{incident.id}.json"
+    allowed = here.settings.state / "releases" / str(incident.release_id) / "allowed_signers"
+    by_hand = ["ssh-keygen", "-Y", "verify", "-f", allowed, "-I", "vera@lab.example", "-n", "firstlight-incident", "-s", f"{kept}.sig"]
+    assert (
+        b'Good "firstlight-incident" signature' in subprocess.run(by_hand, input=kept.read_bytes(), capture_output=True, check=True).stdout
+    )
     # another change is another cause, and an answer whose key is revoked later counts no more
     assert here.ruled("risk: {validity_days: 8}").causes(datetime.now(UTC)) == ["policy-changed"]
     vera = here.people["vera"].approver
