@@ -9,12 +9,13 @@ is answered, with every finished stage in hand.
 from collections.abc import Iterator
 from typing import Any
 
-from prefect import flow, suspend_flow_run
+from prefect import flow, get_run_logger, suspend_flow_run
 from prefect.client.schemas.objects import State
 from prefect.input import RunInput
+from pydantic import Field
 
 from firstlight.verdict import Verdict
-from tasks import canary, checking, governing, opening, promoting, publishing, registering, rehearsing, watching
+from tasks import asking, canary, checking, governing, opening, promoting, publishing, registering, rehearsing, watching
 from tasks.outcomes import Outcome
 from tasks.releases import OpenedRelease, only_one, open_release
 from tasks.stages import StageResult
@@ -25,17 +26,18 @@ _WAIT_SECONDS = 30 * 24 * 3600
 class SignOffNote(RunInput):
     """What the UI asks when a person resumes the run: who looked, and what to tell the others. The decision itself is a signature."""
 
-    reviewer: str = ""
-    note: str = ""
+    reviewer: str = Field(default="", max_length=200)
+    note: str = Field(default="", max_length=2000)
 
 
 @flow(name="release-model", flow_run_name="release {handoff}", persist_result=True, result_serializer="json")
-def release_model(handoff: str) -> State[Any]:
-    """Take a hand-off (a folder, or models:/name/version) through every gate to champion."""
+def release_model(handoff: str, change: str | None = None) -> State[Any]:
+    """Take a hand-off (a folder, or models:/name/version) through every gate to champion; ``change`` is the CR-YYYY-NNN it belongs to."""
     release = open_release(handoff)
     if release.settled:
         return publishing.state(publishing.settled(release))
     with only_one(release):
+        governing.name_change(release, change)
         return publishing.state(carry(release))
 
 
@@ -74,11 +76,22 @@ def wait_for_sign_off(release: OpenedRelease) -> StageResult:
     asked = 0
     while (result := governing.sign_off(release)).verdict is Verdict.CANNOT_TELL:
         publishing.write_dossier(release)
-        governing.ask(release, result)
-        suspend_flow_run(
-            wait_for_input=SignOffNote.with_initial_data(description=governing.question(release, result)),
-            key=f"sign-off-{asked}",
-            timeout=_WAIT_SECONDS,
-        )
+        asking.ask(release, result)
+        note = _suspend(asking.question(release, result), key=f"sign-off-{asked}")
+        asking.answered(release, reviewer=note.reviewer, note=note.note)
         asked += 1
     return governing.signed(release, result)
+
+
+def _suspend(question: str, *, key: str) -> SignOffNote:
+    """Return what the run was resumed with; what cannot be read as an answer is none, and never the end of the release."""
+    try:
+        return (
+            suspend_flow_run(wait_for_input=SignOffNote.with_initial_data(description=question), key=key, timeout=_WAIT_SECONDS)
+            or SignOffNote()
+        )
+    except (TypeError, ValueError) as problem:
+        get_run_logger().warning(
+            "the answer must have the fields reviewer and note, as short texts; it has not, so it is asked again: %s", problem
+        )
+        return SignOffNote()

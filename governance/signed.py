@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -61,8 +61,16 @@ class Words(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_bytes(self) -> bytes:
-        """The canonical JSON that is signed."""
-        return canonical_json(self.model_dump(mode="json"))
+        """The canonical JSON that is signed. Raises SignOffError on what is no text."""
+        return canonical(self.model_dump(mode="json"))
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    """Return signed words as bytes. Raises SignOffError on half a character (a lone surrogate), which UTF-8 has no bytes for."""
+    try:
+        return canonical_json(document)
+    except UnicodeEncodeError as problem:
+        raise SignOffError("what is signed must be text, found half a character in it: write it again") from problem
 
 
 _Words = TypeVar("_Words", bound=Words)
@@ -92,11 +100,7 @@ def parse_words(data: bytes, kind: type[_Words], *, what: str, expected: str, co
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
         raise SignOffError(f"{what}'s {place} must follow {expected}, found: {first['msg']}") from problem
-    try:
-        canonical = words.to_bytes()
-    except UnicodeEncodeError as problem:
-        raise SignOffError(f"{what} must be text, found half a character in it: write it again") from problem
-    if canonical != data:
+    if words.to_bytes() != data:
         raise SignOffError(f"{what} must be canonical JSON, found other spacing or order: write it with `{command}`")
     return words
 

@@ -13,7 +13,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from firstlight.digest import canonical_json
 from governance import signed, sshsig
 from governance.approvers import Approver
 from governance.errors import SignOffError
@@ -42,6 +41,8 @@ FOLDER = "signoffs"
 FORMAT = "firstlight/sign-off/v2"
 FIRST_FORMAT = "firstlight/sign-off/v1"
 """Without conditions, decision id and change id; statements of that time still verify."""
+
+MOST_CONDITIONS = 20
 
 _NEW = ("conditions", "decision_id", "change_id")
 _COMMAND = "firstlight sign-off"
@@ -73,7 +74,7 @@ class Statement(signed.Words):
     name: str
     reason: str
     """In the person's own words."""
-    conditions: tuple[str, ...] = Field(default=(), max_length=20)
+    conditions: tuple[str, ...] = Field(default=(), max_length=MOST_CONDITIONS)
     """What must be kept or done for the decision to stand, a sentence each; a date in one (2026-12-31) is the last day for it."""
     decision_id: str | None = None
     """``DEC-YYYY-NNN``, as the subject has it."""
@@ -91,8 +92,8 @@ class Statement(signed.Words):
         return self
 
     def to_bytes(self) -> bytes:
-        """The canonical JSON that is signed."""
-        return canonical_json(self.model_dump(mode="json", exclude=set(_NEW) if self.format == FIRST_FORMAT else None))
+        """The canonical JSON that is signed. Raises SignOffError on what is no text."""
+        return signed.canonical(self.model_dump(mode="json", exclude=set(_NEW) if self.format == FIRST_FORMAT else None))
 
 
 def draft(
@@ -108,8 +109,12 @@ def draft(
 ) -> Statement:
     """Return the statement that ``approver`` would sign about ``subject`` at ``now``. What it is worth is for ``judge`` to say.
 
-    ``valid``: how long it may be used; what the subject's requirement says when left out.
+    ``valid``: how long it may be used; what the subject's requirement says when left out. Raises SignOffError on too many conditions.
     """
+    if len(conditions) > MOST_CONDITIONS:
+        raise SignOffError(
+            f"a statement may set at most {MOST_CONDITIONS} conditions, found {len(conditions)}: put them into fewer sentences"
+        )
     return Statement(
         release=subject.release,
         model=subject.model,

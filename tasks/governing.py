@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
 
 from firstlight import settings as settings_module
 from firstlight.digest import finite, write_atomic, write_json
-from firstlight.errors import FirstlightError, RefusedError
+from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
 from governance import approvers as approvers_room
@@ -20,12 +18,16 @@ from governance import risk, signoff, statement, subject
 from governance.policy import RiskPolicy
 from governance.signoff import SignOffDecision
 from governance.subject import Person, Requirement, Subject
-from tasks import doors, drills, journal, policy
+from rollout.store import Store
+from tasks import breaking_glass, change_control, doors, drills, policy, waiving
 from tasks.releases import OpenedRelease
-from tasks.stages import StageResult, artifact_key, publish, stage
+from tasks.stages import StageResult, publish, stage
 
 JUDGED = ("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "previous_drift", "risk")
 """Evidence that people are asked to judge: its digests are what they sign."""
+
+REFUSED = "refused-sign-off"
+"""What the ledger calls a statement that does not count."""
 
 
 @stage("serving", "Try the platform")
@@ -56,21 +58,37 @@ def assess_risk(release: OpenedRelease) -> risk.RiskAssessment:
         write_atomic(release.evidence("previous_drift"), latest.read_bytes())
     names = [name.replace("-", "_") for name in JUDGED if name != "risk" and release.evidence(name).is_file()]
     documents = {name: json.loads(release.evidence(name).read_bytes()) for name in names}
-    return risk.assess(documents, scenarios=risk.load_scenarios(), policy=policy.current().risk)
+    waivers = waiving.for_release(settings_module.current(), release)
+    return risk.assess(documents, scenarios=risk.load_scenarios(), policy=policy.current().risk, waivers=waivers)
 
 
 def sign_off(release: OpenedRelease) -> StageResult:
     """Judge the signatures that are there now. Never answered from an earlier result: every change must be able to void them."""
     settings = settings_module.current()
     started = time.monotonic()
-    decision = decide(settings, put_forward(release), Path(release.folder))
+    unacceptable = _again_without_ended_waivers(settings, release)
+    with doors.store(settings) as records:
+        asked = put_forward(release, decision_id=records.decision_id(release.id, year=datetime.now(UTC).year))
+        decision = look(settings, records, asked, Path(release.folder))
     digest = write_json(release.evidence("sign-off"), finite(decision.to_dict()))
-    return StageResult(
-        stage="sign-off", verdict=decision.verdict, summary=decision.summary, seconds=round(time.monotonic() - started, 3), sha256=digest
-    )
+    verdict, summary = (Verdict.FAIL, unacceptable) if unacceptable else (decision.verdict, decision.summary)
+    return StageResult(stage="sign-off", verdict=verdict, summary=summary, seconds=round(time.monotonic() - started, 3), sha256=digest)
 
 
-def put_forward(release: OpenedRelease) -> Subject:
+def _again_without_ended_waivers(settings: Settings, release: OpenedRelease) -> str | None:
+    """Assess the risk again where a waiver it was accepted by does not count any more; return why people need not be asked then, or None."""
+    ended = waiving.no_longer_in_force(settings, release)
+    if not ended:
+        return None
+    release.evidence("risk").unlink()
+    found = assess_risk(release)
+    if found.verdict is Verdict.PASS:
+        return None
+    reasons = json.loads(release.evidence("risk").read_bytes())["reasons"]
+    return f"the risk is not acceptable any more: {'; '.join([*ended, *reasons])}"
+
+
+def put_forward(release: OpenedRelease, *, decision_id: str | None = None) -> Subject:
     """Write down what is to be signed, by the evidence as it is now. Raises ApproversError when the approvers file cannot be used."""
     settings = settings_module.current()
     assessment = json.loads(release.evidence("risk").read_bytes())
@@ -91,6 +109,9 @@ def put_forward(release: OpenedRelease) -> Subject:
         requirement=Requirement(band=assessment["band"], roles=assessment["required_roles"], validity_days=assessment["validity_days"]),
         approvers=approvers,
         names=[name.replace("-", "_") for name in JUDGED if release.evidence(name).is_file()],
+        environment=release.environment,
+        decision_id=decision_id,
+        change_id=change_control.read(Path(release.folder)),
     )
 
 
@@ -102,6 +123,25 @@ def decide(settings: Settings, asked: Subject, folder: Path) -> SignOffDecision:
     if unreadable:
         get_logger().warning("unreadable statements: %s", unreadable)
     return decision
+
+
+def look(settings: Settings, records: Store, asked: Subject, folder: Path) -> SignOffDecision:
+    """Judge every statement in a release folder, and let the ledger say of each, once, that it counted or why it did not."""
+    decision = decide(settings, asked, folder)
+    number = f"{asked.decision_id or asked.release}, release {asked.release}"
+    for given in decision.accepted:
+        detail = f"{number}: {given.decision} by {given.name} as {given.role}, key {given.fingerprint}: {given.reason}"
+        records.record(settings.environment, asked.model, what="sign-off", digest=given.digest, detail=detail, by=given.email, once=True)
+    bad = [(one.source, one.why, one.digest) for one in statement.collect_all(folder)[1]]
+    for who, why, digest in [*((one.who, one.why, one.digest) for one in decision.turned_down), *bad]:
+        refuse(settings, records, asked.model, digest=digest, why=f"{number}: {why}", who=who)
+    breaking_glass.settle(settings, records, asked, decision)
+    return decision
+
+
+def refuse(settings: Settings, records: Store, model: str, *, digest: str, why: str, who: str) -> None:
+    """Write a statement that does not count into the ledger, once; who it says it is from is a claim."""
+    records.record(settings.environment, model, what=REFUSED, digest=digest, detail=why, by=f"claims {who}", once=True)
 
 
 def get_logger() -> Any:
@@ -118,68 +158,16 @@ def _rules() -> RiskPolicy:
     return policy.current().risk
 
 
-def ask(release: OpenedRelease, result: StageResult) -> None:
-    """Show what is asked where people look: the journal, the run's log and a page on the run."""
-    settings = settings_module.current()
-    journal.note(settings, about=release.id, stage="sign-off", event="waiting", summary=result.summary)
-    write_json(_waiting_file(settings, release.id), {"flow_run_id": str(flow_run.id)})
-    get_run_logger().info("sign-off: %s", result.summary)
-    create_markdown_artifact(
-        key=artifact_key(f"{release.model}-sign-off-asked"),
-        markdown=question(release, result),
-        description=f"Release {release.id} waits for people",
-    )
-
-
-def waiting_run(settings: Settings, release_id: str) -> str | None:
-    """Return the id of the flow run that waits (or waited) for the signatures of a release, or None."""
-    try:
-        return str(json.loads(_waiting_file(settings, release_id).read_bytes())["flow_run_id"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _waiting_file(settings: Settings, release_id: str) -> Path:
-    return settings.folder("running") / f"{release_id}.waiting.json"
-
-
 def signed(release: OpenedRelease, result: StageResult) -> StageResult:
-    """Show that the decision is there."""
-    publish(release, result, [])
+    """Show that the decision is there, and loudly where it was made without its quorum."""
+    found = json.loads(release.evidence("sign-off").read_bytes())
+    if found.get("break_glass") and not found["break_glass"]["ratified"]:
+        get_logger().error("%s", result.summary)
+    publish(release, result, [*found["reasons"], *found.get("conditions", [])])
     return result
 
 
-def question(release: OpenedRelease, result: StageResult) -> str:
-    """Return what the UI says to whoever looks at the waiting run (markdown)."""
-    return (
-        f"**Release {release.id} waits for people**: {result.summary}.\n\n"
-        f"Read the dossier: `{release.folder}/dossier.html`. Then sign, on any machine that has your SSH key and this state folder:\n\n"
-        f"```\nfirstlight sign-off {release.id} --key ~/.ssh/id_ed25519 --as you@lab --reason '...'\n```\n\n"
-        "Signing continues the run by itself. Resuming it here only makes it look again: without the signatures it waits again."
-    )
-
-
-def is_decided(settings: Settings, model: str) -> bool:
-    """Return whether the open release of ``model`` has the signatures it waits for, or a rejection."""
-    try:
-        return _open_decision(settings, model)[1].verdict is not Verdict.CANNOT_TELL
-    except FirstlightError:
-        return False
-
-
-def what_is_missing(settings: Settings, model: str) -> str:
-    """Return one sentence on what the open release of ``model`` waits for, with the command to give it."""
-    release_id, decision = _open_decision(settings, model)
-    page = settings.state / "releases" / release_id / "dossier.html"
-    return f"{release_id}: {decision.summary}; read {page}, then `firstlight sign-off {release_id} --key KEY --as MAIL --reason TEXT`"
-
-
-def _open_decision(settings: Settings, model: str) -> tuple[str, SignOffDecision]:
-    with doors.store(settings) as records:
-        opened = records.open_one(settings.environment, model)
-    if opened is None:
-        raise RefusedError(
-            f"a release of {model} must be open in {settings.environment} to be signed, none is: look at `firstlight status`"
-        )
-    folder = settings.folder("releases", opened.id)
-    return opened.id, decide(settings, subject.read_subject(folder), folder)
+def name_change(release: OpenedRelease, change: str | None) -> None:
+    """Write down the change a release belongs to, where this run was given one."""
+    if change:
+        change_control.name(settings_module.current(), release.id, model=release.model, change_id=change, by="firstlight release")

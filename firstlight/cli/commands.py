@@ -47,6 +47,7 @@ def check(folder: Annotated[Path, typer.Argument(help="The hand-off folder.")]) 
 @app.command()
 def release(
     handoff: Annotated[str, typer.Argument(help="Hand-off folder, or models:/NAME/VERSION of a registered one.")],
+    change: Annotated[str | None, typer.Option(help="The change in change control it belongs to, such as CR-2026-014.")] = None,
 ) -> None:
     """Carry a hand-off through every gate to champion, or continue where an earlier run stopped.
 
@@ -54,7 +55,7 @@ def release(
     """
     from firstlight.cli import releasing
 
-    raise typer.Exit(releasing.release(settings.current(), handoff))
+    raise typer.Exit(releasing.release(settings.current(), handoff, change=change))
 
 
 @app.command("sign-off")
@@ -65,12 +66,26 @@ def sign_off(
     reason: Annotated[str, typer.Option(help="Why, in your words; it is part of what you sign.")],
     role: Annotated[str | None, typer.Option(help="Role you sign in; needed when you hold several.")] = None,
     reject: Annotated[bool, typer.Option("--reject", help="Sign against the release instead of for it.")] = False,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="What must be kept or done for your approval to stand; give it again for more. A date is its last day."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before signing.")] = False,
 ) -> None:
     """Read what a release asks you to answer for, and sign it with your SSH key."""
     from firstlight.cli import signing
 
-    signing.sign_off(settings.current(), release_id, key=key, signer=signer, reason=reason, role=role, reject=reject, ask=not yes)
+    signing.sign_off(
+        settings.current(),
+        release_id,
+        key=key,
+        signer=signer,
+        reason=reason,
+        role=role,
+        reject=reject,
+        ask=not yes,
+        conditions=condition or (),
+    )
 
 
 @app.command()

@@ -7,6 +7,7 @@ from firstlight.cli.plane import Plane
 from firstlight.cli.showing import Watcher
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
+from governance.subject import check_change_id
 
 PROMOTED, ERROR, FAILED, CANNOT_TELL, WAITING = 0, 1, 2, 3, 4
 CODES = {"Promoted": PROMOTED, "Refused": FAILED, "Cannot tell": CANNOT_TELL}
@@ -16,14 +17,16 @@ _LONGEST_SECONDS = 6 * 3600.0
 _STARTING_SECONDS = 15.0
 
 
-def release(settings: Settings, handoff: str) -> int:
-    """Release a hand-off and return the exit code."""
+def release(settings: Settings, handoff: str, *, change: str | None = None) -> int:
+    """Release a hand-off, as part of a change where one is named, and return the exit code."""
+    if change is not None:
+        check_change_id(change)
     name = refuse_early(settings, handoff)
     handoff = handoff if handoff.startswith("models:/") else str(Path(handoff).absolute())
     with Plane(settings) as plane:
         plane.orchestration()
         plane.supervisor(model=name)
-        return drive(settings, handoff, name, Watcher(settings))
+        return drive(settings, handoff, name, Watcher(settings), change=change)
 
 
 def refuse_early(settings: Settings, handoff: str) -> str:
@@ -55,11 +58,11 @@ def _refuse_second(settings: Settings, model: str, digest: str) -> None:
         )
 
 
-def drive(settings: Settings, handoff: str, model: str, watcher: Watcher) -> int:
+def drive(settings: Settings, handoff: str, model: str, watcher: Watcher, *, change: str | None = None) -> int:
     """Start or continue the run, show it, and print its last line."""
     from flows import runs
 
-    run = _run_to_follow(settings, handoff, model)
+    run = _run_to_follow(settings, handoff, model, change)
     if run is None:
         return WAITING
     state = runs.follow(run, seconds=_LONGEST_SECONDS, on_tick=watcher.tick)
@@ -84,13 +87,13 @@ def plain(message: str) -> str:
     return sentence if colon and kind.isidentifier() and kind[0].isupper() else text
 
 
-def _run_to_follow(settings: Settings, handoff: str, model: str) -> str | None:
+def _run_to_follow(settings: Settings, handoff: str, model: str, change: str | None) -> str | None:
     """Return the id of the run to follow; None when it waits for signatures that are not there yet (and that was said).
 
     Raises RefusedError when another hand-off's run has the right to drive; one's own, resumed by a signature, is followed.
     """
     from flows import runs
-    from tasks import governing, releases
+    from tasks import asking, releases
 
     found = runs.find(runs.RELEASE[0], {"handoff": handoff})
     if found is None and releases.is_driven(settings, model):
@@ -98,15 +101,28 @@ def _run_to_follow(settings: Settings, handoff: str, model: str) -> str | None:
             f"one release of {model} at a time may run in {settings.environment}, one runs now: wait for it (`firstlight status`), then run this again"
         )
     if found is not None and found.is_waiting:
-        if not governing.is_decided(settings, model):
+        is_news = change is not None and _name_change(settings, model, change)
+        if not is_news and not asking.is_decided(settings, model):
             _say_waiting(settings, model, Watcher(settings))
             return None
-        runs.resume(found.id, {"reviewer": "", "note": "the signatures are there"})
+        runs.resume(found.id, {"reviewer": "", "note": f"the change is {change}" if is_news else "the signatures are there"})
         return found.id
     if found is not None and found.kind == "running" and not _lives(settings, model, found.id):
         runs.give_up(found.id)
         found = None
-    return found.id if found is not None else runs.start(runs.RELEASE, {"handoff": handoff}).id
+    return found.id if found is not None else runs.start(runs.RELEASE, {"handoff": handoff, "change": change}).id
+
+
+def _name_change(settings: Settings, model: str, change: str) -> bool:
+    """Write down the change of the open release; return whether that is news."""
+    from tasks import change_control
+    from tasks.doors import store
+
+    with store(settings) as records:
+        opened = records.open_one(settings.environment, model)
+    if opened is None:
+        return False
+    return change_control.name(settings, opened.id, model=model, change_id=change, by="firstlight release")
 
 
 def _lives(settings: Settings, model: str, run_id: str) -> bool:
@@ -123,7 +139,7 @@ def _lives(settings: Settings, model: str, run_id: str) -> bool:
 
 
 def _say_waiting(settings: Settings, model: str, watcher: Watcher) -> int:
-    from tasks import governing
+    from tasks import asking
 
-    watcher.console.print(last_line(WAITING, governing.what_is_missing(settings, model)), markup=False)
+    watcher.console.print(last_line(WAITING, asking.what_is_missing(settings, model)), markup=False)
     return WAITING
