@@ -22,12 +22,14 @@ from governance.dossier import charts
 from governance.dossier import page as dossier
 from governance.dossier.index import IndexRow, render_index
 from governance.dossier.rollout_picture import Ending, rollout_picture
+from governance.evidence import read_evidence
 from governance.manifest import write_manifest
+from governance.register import filling as register
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
-from rollout.records import Release, ReleaseStatus
+from rollout.records import ReleaseStatus
 from rollout.store import Store
-from tasks import checking, doors
+from tasks import anchoring, checking, doors, papers
 from tasks.outcomes import STATUS, TITLE, Outcome
 from tasks.releases import OpenedRelease
 from tasks.stages import StageResult, artifact_key, seconds_of
@@ -43,6 +45,7 @@ EVIDENCE = (
     "backend",
     "benchmark",
     "serving",
+    "environment",
     "risk",
     "sign-off",
     "rehearsal",
@@ -68,6 +71,7 @@ def finish(release: OpenedRelease, stages: Sequence[StageResult]) -> Outcome:
             records.close_release(release.id, _end(records, release, verdict), summary)
         except ReleaseClosed as error:
             get_run_logger().warning("%s", error)
+        anchoring.anchor_at_the_end(settings, records)
     page = write_dossier(release)
     if verdict is not Verdict.PASS:
         _withdraw(settings, release)
@@ -105,24 +109,31 @@ def state(outcome: Outcome) -> State[Any]:
 
 
 def write_dossier(release: OpenedRelease) -> Path:
-    """Write pictures, the page and the manifest of a release folder, from the evidence that is there. Writing it again replaces it."""
+    """Write a release folder from the evidence that is there: pictures, register, papers, ledger, bundle, page, manifest. Again replaces it."""
     folder = Path(release.folder)
     evidence = {name: json.loads(release.evidence(name).read_bytes()) for name in EVIDENCE if release.evidence(name).is_file()}
     pictures = _pictures(release, evidence)
     for name, picture in pictures.items():
         write_atomic(folder / "pictures" / f"{name}.{_suffix(picture)}", picture)
+    papers.write_all(settings_module.current(), release)
     seconds = seconds_of(release)
     page = dossier.render(
         folder,
         facts=_facts(release, evidence),
         stages=[_row(name, evidence.get(name), seconds.get(name)) for name in EVIDENCE],
         pictures=pictures,
-        evidence={name.replace("-", "_"): document for name, document in evidence.items()},
+        evidence=_shown(folder, evidence),
     )
     write_manifest(folder, release=release.id)
     _write_index(release)
     _link(release, page)
     return page
+
+
+def _shown(folder: Path, evidence: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the documents of the page by the names of their files: those of the stages, and the register."""
+    documents = {name.replace("-", "_"): document for name, document in evidence.items()}
+    return {**documents, register.OWN_NAME: read_evidence(folder, register.OWN_NAME)}
 
 
 def _suffix(picture: bytes) -> str:
@@ -136,7 +147,7 @@ def _row(name: str, document: dict[str, Any] | None, seconds: float | None) -> d
 
 def _facts(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dossier.Facts:
     settings = settings_module.current()
-    papers = handoff.load(release.handoff)
+    handed = handoff.load(release.handoff)
     links = {"Prefect run": f"{settings.prefect_ui_url}/runs/flow-run/{flow_run.id}"} if flow_run.id else {}
     links |= {f"MLflow {kind}": url for kind, url in evidence.get("registration", {}).get("links", {}).items()}
     with doors.store(settings) as records:
@@ -146,18 +157,18 @@ def _facts(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dossi
         model=release.model,
         version=str(evidence.get("registration", {}).get("version", "not registered")),
         environment=release.environment,
-        verdict=_verdict(record).value,
+        verdict=papers.verdict_of(record).value,
         headline=record.summary or _headline(evidence),
         trainer=f"{release.trainer_name} <{release.trainer_email}>",
-        purpose=papers.purpose,
-        not_for=papers.not_for,
-        data=f"{papers.data.spectra} spectra, {papers.data.description or papers.data.uri}",
+        purpose=handed.purpose,
+        not_for=handed.not_for,
+        data=f"{handed.data.spectra} spectra, {handed.data.description or handed.data.uri}",
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         digests={
             "model": release.model_digest,
             "hand-off": release.handoff_digest,
             "policy": release.policy_digest,
-            "data": papers.data.sha256,
+            "data": handed.data.sha256,
         },
         commands={
             "go back to the previous version": "firstlight rollback --reason '...' --by you@lab",
@@ -166,10 +177,6 @@ def _facts(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dossi
         },
         links=links,
     )
-
-
-def _verdict(record: Release) -> Verdict:
-    return {ReleaseStatus.PROMOTED: Verdict.PASS, ReleaseStatus.FAILED: Verdict.FAIL}.get(record.status, Verdict.CANNOT_TELL)
 
 
 def _headline(evidence: dict[str, dict[str, Any]]) -> str:
@@ -191,7 +198,7 @@ def _write_index(release: OpenedRelease) -> None:
             model=one.model,
             version=found.version if (found := versions[one.model_digest]) else "",
             environment=one.environment,
-            verdict=_verdict(one).value,
+            verdict=papers.verdict_of(one).value,
             headline=one.summary or one.status.value,
             when=datetime.fromtimestamp(one.opened_at, UTC).isoformat(timespec="seconds"),
             live=champion is not None and champion.release_id == one.id,
@@ -262,6 +269,9 @@ def _examples(release: OpenedRelease) -> dict[str, list[dict[str, Any]]]:
 
 
 def _link(release: OpenedRelease, page: Path) -> None:
+    """Show the page on the run, where there is one."""
+    if not flow_run.id:
+        return
     create_link_artifact(
         key=artifact_key(f"{release.model}-dossier"),
         link=page.as_uri(),

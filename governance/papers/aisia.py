@@ -106,7 +106,7 @@ def _band(row: Mapping[str, Any], of: str) -> str:
 
 def _controls(facts: PaperFacts) -> dict[str, Any]:
     return {
-        "register": facts.said("register.framework", "register.summary", between=": "),
+        "register": facts.claim("register.summary"),
         "supply chain": facts.said("hand_off.summary", "registration.summary", "environment.summary"),
         "way back": facts.claim("rehearsal.summary"),
         "platform": facts.claim("serving.summary"),

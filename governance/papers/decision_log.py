@@ -39,7 +39,7 @@ def make(facts: PaperFacts) -> bytes:
         ("Impact", [*_impact(facts), ("Looked at again", decided.look_again)]),
         (
             "Framework Alignment",
-            [("Register", facts.said("register.framework", "register.summary", between=": ")), ("Scenarios", _subcategories(facts))],
+            [("Register", facts.claim("register.summary")), ("Scenarios", _subcategories(facts))],
         ),
         ("Related", _related(facts)),
     ]
