@@ -69,8 +69,12 @@ class Forwarding:
         """
         await self._gather()
         await self._attempts(pinned, key=key)
-        while not any(attempt.status for attempt in self.tried) and await self._somebody_comes():
+        since = time.monotonic()
+        while not any(attempt.status for attempt in self.tried) and await self._somebody_comes(since):
+            made = len(self.tried)
             await self._attempts(pinned, key=key)
+            if len(self.tried) == made:  # whoever came has no share of the requests yet: the others must not wait for this one's next look
+                await asyncio.sleep(_LOOK_SECONDS)
         return next((attempt for attempt in reversed(self.tried) if attempt.status and not attempt.is_gone), None)
 
     async def _attempts(self, pinned: str | None, *, key: str) -> None:
@@ -87,21 +91,19 @@ class Forwarding:
             if not attempt.failed or attempt.status == _NEVER_RETRIED:
                 break
 
-    async def _somebody_comes(self) -> bool:
+    async def _somebody_comes(self, since: float) -> bool:
         """Wait for a model server that did not fail this request, where there was one until just now: a killed one is started again in seconds.
 
         Returns False when nobody has come in time, the caller cannot wait that long, or the body is not kept. Only what is kept waits, so
         the memory of all bounds how many do.
         """
         served, tried = self.served, {attempt.replica.url for attempt in self.tried}
-        until = served.alive_at + self._wait_seconds
+        until = min(served.alive_at, since) + self._wait_seconds  # a canary without a share is alive, and nobody it may be sent to
         if (deadline := self.headers.get(DEADLINE, "")).isdecimal():
             until = min(until, self._began + int(deadline) / 1000)
-        while self.kept.is_whole:
+        while self.kept.is_whole and time.monotonic() < until:
             if any(not tried.issuperset(target.urls) for target in served.routes.targets):
                 return True
-            if time.monotonic() >= until:
-                break
             await asyncio.sleep(_LOOK_SECONDS)
             if self.incoming.problem is not None:
                 raise self.incoming.problem

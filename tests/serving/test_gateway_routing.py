@@ -236,3 +236,18 @@ def test_a_request_waits_for_the_server_that_replaces_a_dead_one_and_no_longer_t
         assert [answer.result().content for answer in waiting] == [b"again"] * 3
     with stage(wait_seconds=30.0) as made:
         assert made.post().status_code == 503, "nobody waits for whom nobody has seen"
+
+
+def test_a_canary_without_a_share_answers_for_nobody_and_stops_nobody():
+    dead, new = Actor(lambda ask: whole(b"never")), Actor(lambda ask: whole(b"again"))
+    canary = Actor(lambda ask: whole(b"not judged"), version="2")
+    with stage(dead, canary, new, wait_seconds=1.5) as made, ThreadPoolExecutor(1) as callers:
+        made.route(dead, canary)
+        dead.close()
+        waiting = callers.submit(made.post)
+        made.route(None, canary)
+        assert httpx.get(made.url + "/v2/health/live", trust_env=False, timeout=1).status_code == 200, "the others are served meanwhile"
+        made.route(new, canary)
+        assert waiting.result().content == b"again"
+        made.route(None, canary)
+        assert made.post().status_code == 503, "who waits does so for a bounded time, although somebody is alive"
