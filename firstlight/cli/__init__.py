@@ -1,7 +1,8 @@
 """The ``firstlight`` command. One module a group of commands; this one wires them and turns errors into one clear last line.
 
 Exit codes of ``release``: 0 promoted, 2 failed a gate, 3 cannot tell, 4 waiting for sign-off, 1 error. Of every other command: 0
-done, 1 refused or error, 2 (from the argument parser) wrong usage; ``verify`` and ``handoff check`` give 2 when they found something.
+done, 1 refused or error, 2 (from the argument parser) wrong usage; ``verify``, ``handoff check`` and
+``incidents check`` give 2 when they found something.
 """
 
 import sys
@@ -40,7 +41,17 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 def main() -> None:
     """Run the command line; errors we know become one sentence on stderr."""
-    from firstlight.cli import access_commands, commands, database_commands, experimenting, incident_commands, rolling  # noqa: F401 - they register every command
+    from firstlight.cli import (  # noqa: F401 - they register every command
+        access_commands,
+        commands,
+        database_commands,
+        exception_commands,
+        experimenting,
+        incident_commands,
+        key_commands,
+        ledger_commands,
+        rolling,
+    )
 
     try:
         app()

@@ -91,9 +91,11 @@ def sign_off(
 
 def break_glass(settings: Settings, release_id: str, *, key: Path, signer: str, reason: str, role: str | None, ask: bool) -> None:
     """Show what it means, sign it, open the incident, and let the waiting run go on."""
+    from firstlight.cli.plane import Plane
     from governance.signoff import Decision
     from tasks import policy
 
+    Plane(settings).find_server()  # before Prefect is imported: the incident is told to whoever listens there
     with _desk(settings, release_id) as desk:
         rules = policy.read(settings.policy_path).risk
         person = _person(desk, signer)

@@ -12,7 +12,7 @@ from firstlight import settings as settings_module
 from firstlight.cli import app, commands, main, releasing  # noqa: F401 - commands registers every command
 from firstlight.cli.showing import stage_table
 
-COMMANDS = ("train", "handoff check", "release", "sign-off", "status", "rollback", "score", "serve", "verify", "up", "demo")
+COMMANDS = ("train", "handoff check", "release", "sign-off", "status", "rollback", "score", "serve", "verify", "up", "demo", "incidents resolve")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
