@@ -15,7 +15,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from firstlight.verdict import Verdict
-from tasks import asking, canary, checking, governing, opening, promoting, publishing, registering, rehearsing, watching
+from tasks import asking, canary, checking, governing, opening, papers, promoting, publishing, registering, rehearsing, watching
 from tasks.outcomes import Outcome
 from tasks.releases import OpenedRelease, only_one, open_release
 from tasks.stages import StageResult
@@ -64,7 +64,7 @@ def gates(release: OpenedRelease) -> Iterator[list[StageResult]]:
         checking.choose_backend(release),
         checking.benchmark(release),
     ]
-    yield [governing.try_platform(release), governing.assess_risk(release)]
+    yield [governing.try_platform(release), papers.list_software(release), governing.assess_risk(release)]
     yield [wait_for_sign_off(release)]
     yield [rehearsing.rehearse_way_back(release)]
     yield [canary.run(release)]

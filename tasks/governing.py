@@ -23,7 +23,10 @@ from tasks import breaking_glass, change_control, doors, drills, policy, waiving
 from tasks.releases import OpenedRelease
 from tasks.stages import StageResult, publish, stage
 
-JUDGED = ("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "previous_drift", "risk")
+JUDGED = (
+    *("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "environment"),
+    *("previous_drift", "risk"),
+)
 """Evidence that people are asked to judge: its digests are what they sign."""
 
 REFUSED = "refused-sign-off"

@@ -93,15 +93,21 @@ def _scores(facts: PaperFacts, caption: str, *keys: str) -> Grid:
     rows = facts.rows("risk.scenarios")
     return Grid(
         caption=caption,
-        columns=("scenario", *(key.replace("_", " ") for key in keys), "band"),
-        rows=[[line(f"{row.get('id')} {row.get('title')}"), *(words(row.get(key)) for key in keys), _band(row, keys[-1])] for row in rows],
+        columns=("scenario", *(key.replace("_", " ") for key in keys), *(["band"] if keys[-1] == "residual" else [])),
+        rows=[
+            [
+                line(f"{row.get('id')} {row.get('title')}"),
+                *(words(row.get(key)) for key in keys),
+                *([_band(row)] if keys[-1] == "residual" else []),
+            ]
+            for row in rows
+        ],
     )
 
 
-def _band(row: Mapping[str, Any], of: str) -> str:
-    if row.get("not_applicable_because"):
-        return line(f"not applicable because {words(row['not_applicable_because'])}")
-    return words(row.get("band")) if of == "residual" else "–"
+def _band(row: Mapping[str, Any]) -> str:
+    reasons = row.get("not_applicable_because")
+    return line(f"not applicable because {words(reasons)}") if reasons else words(row.get("band"))
 
 
 def _controls(facts: PaperFacts) -> dict[str, Any]:

@@ -41,7 +41,13 @@ def decision_of(facts: PaperFacts) -> Decision:
     if treatment == "Accept" and lowered:
         treatment = f"Mitigate ({len(lowered)} of {len(facts.rows('risk.scenarios'))} scenarios lowered by controls), accept what is left"
     signed = facts.rows("sign_off.accepted")
-    source = ("sign_off.accepted",)
+    source = ("sign_off.accepted", "sign_off.break_glass")
+    glass = facts.mapping("sign_off.break_glass")
+    if glass:
+        status = f"{status}, by break-glass; {'ratified' if glass.get('ratified') else 'not ratified yet'}"
+        if not glass.get("ratified"):
+            treatment, sentence = "Accept for the time being: the quorum of its band has not signed", "the release goes on by break-glass"
+        signed = [*signed, {**glass, "role": f"{glass.get('role')}, by break-glass"}]
     return Decision(
         status=Claim(value=status, sources=("sign_off.verdict",)),
         treatment=Claim(value=treatment, sources=("sign_off.verdict", "risk.scenarios")),
@@ -50,7 +56,7 @@ def decision_of(facts: PaperFacts) -> Decision:
         reasons=Claim(
             value=[line(f"{row.get('name')}: {row.get('reason')}") for row in signed if row.get("reason")] or NO_EVIDENCE, sources=source
         ),
-        conditions=Claim(value=_conditions(signed), sources=source),
+        conditions=Claim(value=_conditions(facts, signed), sources=("sign_off.conditions",)),
         day=Claim(value=_day(facts, verdict), sources=("sign_off.decided_at",)),
         look_again=look_again(facts),
     )
@@ -75,10 +81,12 @@ def waivers_of(facts: PaperFacts) -> list[Mapping[str, Any]]:
     return [row for row in facts.rows("risk.waivers") if row.get("used")]
 
 
-def _conditions(signed: list[Mapping[str, Any]]) -> list[str] | str:
-    said = [line(f"{row.get('name')}: {words(condition)}") for row in signed for condition in row.get("conditions") or ()]
-    asked = bool(signed) and all("conditions" in row for row in signed)
-    return said or ("none set" if asked else NO_EVIDENCE)
+def _conditions(facts: PaperFacts, signed: list[Mapping[str, Any]]) -> Any:
+    """Return the conditions that were set; *none set* where people signed a form that asks for them and left it empty."""
+    said = facts.at("sign_off.conditions")
+    if isinstance(said, list) and said:
+        return [words(one) for one in said]
+    return "none set" if said == [] and signed else NO_EVIDENCE
 
 
 def _day(facts: PaperFacts, verdict: Any) -> str:

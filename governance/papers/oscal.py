@@ -223,10 +223,12 @@ def _inapplicable(row: Mapping[str, Any]) -> str:
 
 
 def _risk_status(facts: PaperFacts, row: Mapping[str, Any]) -> str:
-    """Closed when it does not apply, accepted (OSCAL: deviation-approved) when the people asked have signed, else open."""
+    """Closed when it does not apply, accepted (OSCAL: deviation-approved) when the people asked have signed, asked for after a break-glass, else open."""
     if row.get("not_applicable_because"):
         return "closed"
-    return "deviation-approved" if facts.at("sign_off.verdict") == "pass" else "open"
+    if facts.at("sign_off.verdict") != "pass":
+        return "open"
+    return "deviation-requested" if facts.at("sign_off.break_glass.ratified") is False else "deviation-approved"
 
 
 def _finding(facts: PaperFacts, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from tasks.journal import Reader
 from tests.whole.house import House, until
 
 STAGES = (
-    *("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "risk"),
-    *("rehearsal", "canary", "promotion", "drift"),
+    *("hand-off", "golden", "registration", "data", "evaluation", "bias", "backend", "benchmark", "serving", "environment"),
+    *("risk", "rehearsal", "canary", "promotion", "drift"),
 )
 _KILLED = -signal.SIGKILL
 
