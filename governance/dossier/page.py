@@ -12,9 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from firstlight.digest import write_atomic
+from governance.dossier.beside import read_beside
+from governance.dossier.register_picture import register_picture
 from governance.dossier.view import Document, document, sentence, verdict_of
 from governance.errors import EvidenceError
-from governance.sshsig import NAMESPACE
+from governance.register import ANSWERED, CONTRADICTED
+from governance.sshsig import NAMESPACE, WAIVER_NAMESPACE
 
 PAGE_FILE = "dossier.html"
 
@@ -150,13 +153,13 @@ def render(
     """Write dossier.html into ``release_folder`` and return its path.
 
     ``pictures``: name -> PNG or SVG bytes; a name starts with spectra, strangest, slice, benchmark, rollout or drift, and the rest is its caption
-    (``slice-recall``). ``evidence``: name -> document; ``risk`` and ``sign_off`` get tables of their own. A missing document is said to be missing.
-    Raises EvidenceError when those two are not as governance writes them.
+    (``slice-recall``). ``evidence``: name -> document; ``risk``, ``register`` and ``sign_off`` get tables of their own. A missing document is said
+    to be missing. Papers and the ledger are taken from the folder. Raises EvidenceError when those three are not as governance writes them.
     """
     shown = {name: _picture(name, data) for name, data in pictures.items()}
     sections = tuple(_section(entry, evidence, shown) for entry in _SECTIONS)
     used = {picture.name for section in sections for picture in section.pictures}
-    known = {name for entry in _SECTIONS for name in entry[3]} | {"risk", "sign_off"}
+    known = {name for entry in _SECTIONS for name in entry[3]} | {"risk", "register", "sign_off"}
     template = environment().get_template("page.html.j2")
     try:
         html = template.render(
@@ -166,12 +169,18 @@ def render(
             more_pictures=[picture for name, picture in shown.items() if name not in used],
             more_documents=[document(name, evidence[name]) for name in sorted(evidence.keys() - known)],
             risk=evidence.get("risk"),
+            waivers=(evidence.get("risk") or {}).get("waivers") or (),
+            register=evidence.get("register"),
+            register_pictures=_register_pictures(evidence.get("register")),
             sign_off=evidence.get("sign_off"),
+            glass=(evidence.get("sign_off") or {}).get("break_glass"),
+            beside=read_beside(release_folder),
             namespace=NAMESPACE,
+            waiver_namespace=WAIVER_NAMESPACE,
         )
-    except (UndefinedError, TypeError) as problem:
+    except (UndefinedError, TypeError, AttributeError) as problem:
         raise EvidenceError(
-            f"risk and sign_off must be the documents that governance wrote, found: {problem}; run `firstlight verify`"
+            f"risk, register and sign_off must be the documents that governance wrote, found: {problem}; run `firstlight verify`"
         ) from problem
     return write_atomic(release_folder / PAGE_FILE, html.encode())
 
@@ -192,28 +201,44 @@ def _picture(name: str, data: bytes) -> Picture:
     return Picture(name=name, caption=caption, uri=f"data:{kind};base64,{base64.b64encode(data).decode()}")
 
 
+def _register_pictures(register: Mapping[str, Any] | None) -> list[Picture]:
+    if register is None:
+        return []
+    uri = _picture("register", register_picture(register["counts"]["by_function"])).uri
+    return [Picture(name="register", caption="Subcategories by function: answered, contradicted, without evidence yet", uri=uri)]
+
+
 def environment() -> Environment:
     """Return the template environment: everything escaped, nothing undefined passed over."""
     made = Environment(
         loader=PackageLoader("governance.dossier", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters["is_web"] = _is_web
-    made.filters["slug"] = lambda verdict: {"pass": "pass", "fail": "fail", "cannot tell": "cannot"}.get(str(verdict), "none")
+    made.filters["slug"] = lambda verdict: _LOOKS.get(str(verdict), "none")
     made.filters["badge"] = _badge
     made.filters["shell"] = lambda text: shlex.quote(str(text))
     made.filters["sentence"] = sentence
+    made.filters["moment"] = lambda text: str(text).replace("T", " ").replace("Z", " UTC")
+    made.filters["place"] = _place
     made.filters["verdict_of"] = verdict_of
     made.globals["style"] = Markup((Path(__file__).parent / "style.css").read_text())  # noqa: S704 - our own file, no one else's text
     return made
 
 
-_SIGNS = {"pass": "✓", "fail": "✗", "cannot tell": "?"}
+_LOOKS = {"pass": "pass", "fail": "fail", "cannot tell": "cannot", ANSWERED: "pass", CONTRADICTED: "fail"}
+_SIGNS = {"pass": "✓", "fail": "✗", "cannot tell": "?", ANSWERED: "✓", CONTRADICTED: "✗"}
 
 
 def _badge(verdict: Any) -> str:
     """The verdict with its sign, so that it is not told by colour alone."""
     text = str(verdict)
     return f"{_SIGNS[text]} {text}" if text in _SIGNS else f"– {text or 'not reached'}"
+
+
+def _place(evidence: str) -> str:
+    """Where on the page the document of a dotted path is shown."""
+    name = str(evidence).split(".")[0]
+    return {"risk": "risk", "sign_off": "sign-off"}.get(name, f"evidence-{name}")
 
 
 def _is_web(address: str) -> bool:

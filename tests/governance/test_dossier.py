@@ -67,7 +67,7 @@ def test_the_page_of_a_finished_release_shows_what_a_reviewer_asks_for(release, 
                   "4 × 4 = 16", "golden.rows at least 8", "at most 0.3", "ab" * 32, "Residual 6 of 25 (Medium)"):  # fmt: skip
         assert words in page.text, words
     sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(sources) == len(pictures)
+    assert len(sources) == len(pictures) + ("register" in evidence)
     assert all(source.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")) for source in sources)
     assert ("a", {"href": "http://127.0.0.1:4200/runs/1", "rel": "noopener noreferrer"}) in page.tags
 
