@@ -46,7 +46,7 @@ def statement(folder: Path) -> bytes:
         "subject": list(_subjects(known, evidence.get("backend", {}))),
         "predicateType": PREDICATE_TYPE,
         "predicate": {
-            "release": folder.name,
+            "release": evidence.get("release", {}).get("release") or folder.name,  # a copy may have another name
             "decision": evidence.get("sign_off", {}).get("verdict"),
             "ledger": _head(folder),
             "files": [{"name": name, "digest": {"sha256": digest}} for name, digest in _files(folder)],

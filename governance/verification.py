@@ -27,6 +27,8 @@ class Verification:
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
     """What was looked at and found as claimed, in sentences."""
+    believed: tuple[str, ...] = ()
+    """What was taken on the word of the folder itself, because nothing from outside was given."""
 
     @property
     def holds(self) -> bool:
@@ -40,10 +42,15 @@ class Notes:
 
     findings: list[Finding] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
+    believed: list[str] = field(default_factory=list)
 
     def wrong(self, where: str, what: str) -> None:
         """Write down one difference."""
         self.findings.append(Finding(where=where, what=what))
+
+    def believe(self, what: str) -> None:
+        """Write down something that was taken on the folder's word."""
+        self.believed.append(what)
 
     def part(self, found: Iterable[Finding], held: str) -> bool:
         """Write down the differences of one part, or, where there is none, the sentence ``held``; return whether it held."""
@@ -55,7 +62,7 @@ class Notes:
 
     def closed(self) -> Verification:
         """Return everything that was written down."""
-        return Verification(findings=tuple(self.findings), checked=tuple(self.checked))
+        return Verification(findings=tuple(self.findings), checked=tuple(self.checked), believed=tuple(self.believed))
 
 
 def differs(where: str, key: str, claimed: Any, follows: Any) -> Finding:

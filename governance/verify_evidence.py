@@ -108,15 +108,3 @@ def check_risk(folder: Path, subject: Subject, policy: RiskPolicy, people: Appro
         if asked != again[key]:
             findings.append(differs(SUBJECT_FILE, key, asked, again[key]))
     notes.part(findings, f"the risk follows again from the evidence: {again['summary']}")
-
-
-def check_model_file(model_file: Path, subject: Subject, notes: Notes) -> None:
-    """The model file given is the one that was signed."""
-    try:
-        found = sha256_file(model_file)
-    except OSError as problem:
-        notes.wrong(str(model_file), f"cannot be read: {problem.strerror}")
-        return
-    what = f"is not the model that was signed: sha256 was {subject.model_digest[:16]}…, is {found[:16]}…"
-    differing = [] if found == subject.model_digest else [Finding(where=str(model_file), what=what)]
-    notes.part(differing, f"the model file has the signed digest {found[:16]}…")

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from governance import intoto, papers, register
-from governance.errors import GovernanceError
+from governance import intoto, manifest, papers, register
+from governance.documents import read_bounded
+from governance.errors import EvidenceError, GovernanceError
 from governance.evidence import evidence_names, evidence_path, read_evidence
 from governance.register.filling import OWN_NAME
-from governance.sshsig import PublicKey
+from governance.sshsig import PublicKey, public_key
 from governance.verification import Finding, Notes, differs, shown
 
 REGISTER = f"evidence/{OWN_NAME}.json"
@@ -56,8 +57,26 @@ def check_papers(folder: Path, notes: Notes) -> None:
     notes.part(found, f"{len(papers.PAPERS)} papers are what the evidence gives, made again byte for byte")
 
 
-def check_bundle(folder: Path, trusted: Sequence[PublicKey] | None, notes: Notes) -> None:
-    """The pipeline signed exactly these files; ``trusted`` None believes the key that lies in the folder."""
+def check_bundle(folder: Path, trusted: Sequence[PublicKey], notes: Notes) -> None:
+    """One of the ``trusted`` pipeline keys signed exactly these files."""
     found = [Finding(where=where, what=what) for where, what in intoto.differences(folder, trusted=trusted)]
-    whose = "the key that lies in the folder" if trusted is None else "a pipeline key you trust"
-    notes.part(found, f"{intoto.BUNDLE_FILE} is signed by {whose}, over these files")
+    notes.part(found, f"{intoto.BUNDLE_FILE} is signed by the pipeline ({', '.join(key.fingerprint for key in trusted)}), over these files")
+
+
+def check_signed(folder: Path, trusted: Sequence[PublicKey], notes: Notes) -> None:
+    """One of the ``trusted`` pipeline keys signed the list of all files, the page included."""
+    try:
+        key = manifest.require_signed(folder, trusted=trusted)
+    except GovernanceError as problem:
+        notes.wrong(manifest.SIGNATURE_FILE, str(problem))
+        return
+    notes.checked.append(f"{manifest.MANIFEST_FILE} is signed by the pipeline ({key.fingerprint})")
+
+
+def own_keys(folder: Path) -> tuple[PublicKey, ...]:
+    """Return the public key that lies in the folder; none where it cannot be read."""
+    try:
+        data = read_bounded(folder / intoto.PUBLIC_KEY_FILE, EvidenceError)
+        return (public_key(data.decode("utf-8", "replace")),)
+    except GovernanceError:
+        return ()

@@ -17,11 +17,11 @@ from firstlight.digest import sha256_bytes
 from governance.approvers import Approver, ApproverKey, Approvers, write_approvers
 from governance.dossier.rollout_picture import Ending, rollout_picture
 from governance.evidence import write_evidence
-from governance.manifest import write_manifest
 from governance.risk import RiskPolicy, assess, load_scenarios
 from governance.signoff import judge
 from governance.statement import Decision, Statement, collect, draft, sign_statement, store
 from governance.subject import Person, Requirement, Subject, open_for_sign_off
+from tests.governance.described import complete
 
 NOW = datetime(2026, 11, 23, 1, 30, tzinfo=UTC)
 MODEL_BYTES = b"not really a model"
@@ -269,7 +269,7 @@ def make_release(folder: Path, humans: dict[str, Human], **changes: dict[str, An
     found, _ = collect(folder)
     decision = judge(found, subject=subject, approvers=people, policy=RiskPolicy(validity_days=14), now=NOW)
     write_evidence(folder, "sign_off", decision.to_dict())
-    write_manifest(folder, release=folder.name)
+    complete(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 from firstlight.digest import sha256_bytes, write_json
 from governance.errors import ApproversError, EvidenceError
 from governance.evidence import evidence_digest, evidence_names, read_evidence, write_evidence
-from governance.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from governance.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
 from governance.statement import Decision, draft, sign_statement, store
 from governance.subject import Subject, read_subject, snapshot_approvers
 from governance.verify import examine, verify
@@ -232,5 +232,5 @@ def test_a_release_that_was_not_put_forward_says_so(tmp_path):
 def test_the_manifest_lists_every_file(release):
     listed = set(read_manifest(release)["files"])
     present = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
-    assert listed == present - {MANIFEST_FILE}
+    assert listed == present - {MANIFEST_FILE, SIGNATURE_FILE}
     assert isinstance(read_subject(release), Subject)
