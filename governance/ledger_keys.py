@@ -35,7 +35,7 @@ class KeyRing:
             _LOG.warning("%s", problem)
             return None
 
-    def keys(self) -> tuple[ChainKey, ...]:
+    def read(self) -> tuple[ChainKey, ...]:
         """Return every key, oldest first; none without a file. Raises LedgerError for a file that cannot be used."""
         try:
             with self.path.open("rb") as stream:
@@ -68,7 +68,7 @@ class KeyRing:
         return ChainKey(secret)
 
     def _find(self, wanted: str | None) -> ChainKey | None:
-        keys = self.keys()
+        keys = self.read()
         if wanted is not None:
             return next((key for key in keys if key.id == wanted), None)
         if keys or not self._may_make:

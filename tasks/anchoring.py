@@ -174,7 +174,7 @@ def check(settings: Settings, records: Store) -> tuple[int, int, list[LedgerFind
     """
     known = anchors(place(settings))
     lines = [entry.to_dict() for entry in records.ledger()]
-    found = ledger.check(lines, known, trusted=trusted(settings) if known else (), keys=doors.ledger_keys(settings).keys())
+    found = ledger.check(lines, known, trusted=trusted(settings) if known else (), keys=doors.ledger_keys(settings).read())
     if found:
         _tell(settings, records, found)
     return len(lines), len(known), found

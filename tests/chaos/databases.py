@@ -31,7 +31,7 @@ held = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 held.execute("PRAGMA cache_size = 1")
 held.execute("BEGIN IMMEDIATE")
 held.execute("UPDATE desired_state SET canary_weight = 0, changed_by = 'a writer that will be killed'")
-held.execute("CREATE TABLE never_committed AS SELECT * FROM decisions")
+held.execute("CREATE TABLE never_committed AS SELECT * FROM ledger")
 print("held", flush=True)
 time.sleep(600)
 """
