@@ -15,6 +15,7 @@ from firstlight.settings import ROOT, Settings
 from firstlight.verdict import Verdict
 from governance import intoto, papers, software
 from governance.evidence import evidence_names, evidence_path, read_evidence, write_evidence
+from governance.manifest import sign_manifest, write_manifest
 from governance.papers.facts import RELEASE
 from governance.register import fill
 from governance.register.filling import OWN_NAME as REGISTER
@@ -60,6 +61,13 @@ def write_all(settings: Settings, release: OpenedRelease) -> None:
         anchoring.export_for(release)
     with _said("the signed bundle"):
         intoto.write_bundle(folder, key_file=anchoring.key_file(settings))
+
+
+def seal(settings: Settings, folder: Path, *, release: str) -> None:
+    """Write the list of every file of a release folder, last of all, and sign it; without the key it stands unsigned, which `firstlight verify` says."""
+    write_manifest(folder, release=release)
+    with _said("the manifest's signature"):
+        sign_manifest(folder, key_file=anchoring.key_file(settings))
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from governance.dossier import page as dossier
 from governance.dossier.index import IndexRow, render_index
 from governance.dossier.rollout_picture import Ending, rollout_picture
 from governance.evidence import read_evidence
-from governance.manifest import write_manifest
 from governance.register import filling as register
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
@@ -124,7 +123,7 @@ def write_dossier(release: OpenedRelease) -> Path:
         pictures=pictures,
         evidence=_shown(folder, evidence),
     )
-    write_manifest(folder, release=release.id)
+    papers.seal(settings_module.current(), folder, release=release.id)
     _write_index(release)
     _link(release, page)
     return page

@@ -153,11 +153,32 @@ def serve(
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Release folder, or a copy of it anywhere.")]) -> None:
-    """Recompute every digest and signature of a release's dossier, offline. Exit code 2 when something differs."""
-    from firstlight.cli import signing
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Release folder, a copy of one anywhere, or an exported ledger.")],
+    approvers: Annotated[
+        Path | None, typer.Option(help="The lab's own approvers file; the folder's copy is believed when left out.")
+    ] = None,
+    pipeline_keys: Annotated[Path | None, typer.Option(help="Public keys of the pipeline, one a line; the folder's when left out.")] = None,
+    ledger_key: Annotated[Path | None, typer.Option(help="The ledger's key; its seals are not checked when left out.")] = None,
+    model_folder: Annotated[Path | None, typer.Option(help="The model's folder, with its signature (<folder>.sig) beside it.")] = None,
+    model_keys: Annotated[Path | None, typer.Option(help="Trusted model keys; the one in the evidence when left out.")] = None,
+) -> None:
+    """Recompute everything a release claims (digests, risk, register, papers, signatures, its part of the ledger), offline.
 
-    raise typer.Exit(signing.verify(folder))
+    Exit code 2 when something differs.
+    """
+    from firstlight.cli import verifying
+
+    found = verifying.verify(
+        settings.current(),
+        folder,
+        approvers=approvers,
+        pipeline_keys=pipeline_keys,
+        ledger_key=ledger_key,
+        model_folder=model_folder,
+        model_keys=model_keys,
+    )
+    raise typer.Exit(found)
 
 
 @app.command()

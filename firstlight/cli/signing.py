@@ -1,4 +1,4 @@
-"""``firstlight sign-off``, ``firstlight break-glass`` and ``firstlight verify``."""
+"""``firstlight sign-off`` and ``firstlight break-glass``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from governance.subject import Subject
     from rollout.records import Release
     from rollout.store import Store
-
-_FOUND = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,24 +282,3 @@ def _let_go_on(settings: Settings, release_id: str) -> str:
     except FirstlightError as error:
         return f"decided; the waiting run could not be resumed ({error}): resume it in the Prefect UI"
     return "decided; the waiting run goes on"
-
-
-def verify(folder: Path) -> int:
-    """Recompute a release's digests and signatures; print every finding; 0 when there is none, 2 otherwise."""
-    from governance import verify as room
-
-    if not folder.is_dir():
-        raise RefusedError(f"a release folder must be given, {folder} is none: it is the folder that holds dossier.html and manifest.json")
-    done = room.examine(folder)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    for line in done.checked:
-        console.print(f"checked: {line}")
-    for finding in done.findings:
-        console.print(f"WRONG: {finding.where}: {finding.what}")
-    verdict = (
-        f"{len(done.findings)} things differ; do not rely on this release"
-        if done.findings
-        else "everything is as it was signed and recorded"
-    )
-    console.print(f"{folder.name}: {verdict}")
-    return _FOUND if done.findings else 0

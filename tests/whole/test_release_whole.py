@@ -17,7 +17,7 @@ from subprocess import CompletedProcess
 import psutil
 import pytest
 
-from firstlight.cli import releasing, signing
+from firstlight.cli import releasing, signing, verifying
 from firstlight.cli.plane import Plane
 from firstlight.errors import RefusedError
 from serving import control
@@ -156,17 +156,17 @@ def test_there_is_no_way_back_from_the_first_champion(house: House, first: First
 
 
 @pytest.mark.parametrize("part", ["evidence/bias.json", "pictures", "dossier.html", "signoffs"])
-def test_verify_finds_one_changed_byte(first: First, tmp_path: Path, part: str) -> None:
-    assert signing.verify(first.folder) == 0
+def test_verify_finds_one_changed_byte(house: House, first: First, tmp_path: Path, part: str) -> None:
+    assert verifying.verify(house.settings, first.folder) == 0
     copy = tmp_path / first.release
     shutil.copytree(first.folder, copy)
-    assert signing.verify(copy) == 0
+    assert verifying.verify(house.settings, copy) == 0
     victim = copy / part
     victim = victim if victim.is_file() else next(path for path in sorted(victim.iterdir()) if path.is_file())
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    assert signing.verify(copy) == 2
+    assert verifying.verify(house.settings, copy) == 2
 
 
 def test_a_candidate_with_wrong_answers_is_turned_back_by_the_canary(house: House, first: First) -> None:
