@@ -28,7 +28,7 @@ PAPERS: dict[str, Callable[[PaperFacts], bytes]] = {
 }
 """File in papers/ -> what makes it."""
 
-_CHECKS = {"model-card.yaml": model_card.check, "mlbom.cdx.json": mlbom.check}
+_CHECKS = {"model-card.yaml": model_card.check, "mlbom.cdx.json": mlbom.check, "assessment-results.oscal.json": oscal.check}
 _SIZE_LIMIT = 16 << 20
 
 
@@ -38,7 +38,7 @@ def make_all(facts: PaperFacts) -> dict[str, bytes]:
 
 
 def check(name: str, data: bytes) -> None:
-    """Raise EvidenceError when the model card or the bill of materials does not follow its schema; slow the first time (a second)."""
+    """Raise EvidenceError when a paper that has a schema does not follow it; slow the first time (a second)."""
     if name in _CHECKS:
         _CHECKS[name](data)
 
@@ -56,7 +56,7 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
         if facts.at("release.papers") != FORMAT:
             return
         made = make_all(facts)
-    except (GovernanceError, ValueError, TypeError, AttributeError) as problem:
+    except (GovernanceError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as problem:
         yield FOLDER, f"cannot be made again from the evidence: {str(problem).splitlines()[0] if str(problem) else type(problem).__name__}"
         return
     present = {path.name for path in (folder / FOLDER).iterdir()}

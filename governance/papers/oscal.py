@@ -5,10 +5,17 @@ NIST AI RMF subcategories a finding, each signature an attestation. What the doc
 NIST has no OSCAL catalog of the AI RMF: control ids are the framework's own labels in OSCAL's form (``measure-2.11``).
 """
 
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
+from governance.documents import parse_json
+from governance.errors import EvidenceError
 from governance.papers.facts import NO_EVIDENCE, PaperFacts, json_bytes, line, words
 from governance.scenario import MISSING
 
@@ -16,6 +23,7 @@ OSCAL_VERSION = "1.1.2"
 NAMESPACE = "urn:firstlight:oscal"
 """Of our properties and risk facets."""
 
+_SCHEMA = Path(__file__).parent / "oscal.schema.json"
 _EXAMINED = ("release", "hand_off", "registration", "environment", "register", "sign_off")
 """Documents that were looked at; the others were measured."""
 _OUTCOMES = {"answered": ("satisfied", "pass"), "contradicted": ("not-satisfied", "fail")}
@@ -34,6 +42,19 @@ _FACETS = (
 def make(facts: PaperFacts) -> bytes:
     """Return assessment-results.oscal.json. Raises EvidenceError when no document names the release or a time."""
     return json_bytes({"assessment-results": _results(facts)})
+
+
+def check(data: bytes) -> None:
+    """Raise EvidenceError unless ``data`` follows oscal.schema.json: the part of OSCAL that we write, in our own words."""
+    problem = next(iter(_validator().iter_errors(parse_json(data, "the assessment results", EvidenceError))), None)
+    if problem is not None:
+        place = ".".join(map(str, problem.absolute_path)) or "the document"
+        raise EvidenceError(f"assessment results must follow OSCAL {OSCAL_VERSION}, {place} does not: {problem.message[:200]}")
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(_SCHEMA.read_bytes()))
 
 
 def _results(facts: PaperFacts) -> dict[str, Any]:
