@@ -230,10 +230,10 @@ def known_of(settings: Settings, incident: Incident, live: Live, *, now: datetim
         return plain
     try:
         listed, _ = approvers_room.read_approvers(settings.approvers_path)
-        asked = asked_about(incident, read_subject(live.folder))
+        asked, rules = asked_about(incident, read_subject(live.folder)), policy.read(settings.policy_path).risk
     except RefusedError:
         return plain
-    if resolution.judge(found, asked=asked, approvers=listed, policy=policy.read(settings.policy_path).risk, now=now) is not None:
+    if resolution.judge(found, asked=asked, approvers=listed, policy=rules, now=now) is not None:
         return plain
     words = resolution.parse(found.statement)
     return Known(
