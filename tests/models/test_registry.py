@@ -9,11 +9,15 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from firstlight import settings
 from firstlight.digest import sha256_file
+from firstlight.errors import RefusedError
+from governance import model_keys, model_signature
 from models import handoff as handoffs
 from models.errors import HandOffError
 from models.model_version import BACKEND, BACKEND_DIGEST, keyed
 from models.registry import ModelVersion, Registry, RegistryError, RegistryUnreachable
+from tasks import doors, releases, vouching
 from tests.models.registering import client_of, counts, registry_in, with_other_papers
 from tests.models.tiny import write_tiny_handoff
 
@@ -210,12 +214,69 @@ def test_artifacts_that_were_tampered_with_are_refused(
     assert not list((tmp_path / "kept").iterdir())
 
 
+def test_a_signature_is_kept_beside_the_files_given_back_and_replaced_by_a_newer_one(registry: Registry, tiny_handoff: Path) -> None:
+    plain = registry.register(tiny_handoff)
+    assert registry.signature(plain) is None
+    for signature in (b"first", b"second", b"second"):
+        assert registry.register(tiny_handoff, signature=signature) == plain
+        assert registry.signature(plain) == signature
+    held = Path(client_of(registry).get_model_version_download_uri("tiny", "1"))
+    assert (held / "signature" / "model.sig").read_bytes() == b"second"
+
+
+def test_who_fetches_is_asked_to_vouch_for_the_files_before_one_is_parsed(
+    registry: Registry, tiny_handoff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register(tiny_handoff, signature=b"signature")
+    target, asked = tmp_path / "kept" / "tiny", []
+
+    def refuse(folder: Path) -> None:
+        asked.append(sorted(file.name for file in folder.iterdir()))
+        raise RefusedError("nobody signed it")
+
+    with monkeypatch.context() as watched:
+        watched.setattr(handoffs, "load", lambda folder: pytest.fail("a byte was parsed"))
+        with pytest.raises(RefusedError, match="nobody signed it"):
+            registry.fetch("tiny", "1", target, vouch=refuse)
+    assert asked == [sorted(file.name for file in tiny_handoff.iterdir())]
+    assert not list(target.parent.iterdir())
+    # and a copy that is there already is no exception
+    registry.fetch("tiny", "1", target)
+    with pytest.raises(RefusedError, match="nobody signed it"):
+        registry.fetch("tiny", "1", target, vouch=refuse)
+
+
 def test_a_copy_of_another_version_is_not_taken_for_the_one_that_was_asked_for(
     registry: Registry, tiny_handoff: Path, second_handoff: Path
 ) -> None:
     registry.register(tiny_handoff)
     with pytest.raises(RegistryError, match="do not use them"):
         registry.fetch("tiny", "1", second_handoff)
+
+
+def test_what_a_release_fetches_comes_with_a_signature_that_holds_or_not_at_all(place: Path, tiny_handoff: Path) -> None:
+    here = settings.load(state_dir=place / "state", mlflow_tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
+    known, papers = doors.registry(here), releases.keep(here, str(tiny_handoff))
+    version, uri, kept = known.register(papers.folder), "models:/tiny/1", papers.folder
+    vouching.sign(here, papers)
+    good = (beside := model_signature.signature_path(kept)).read_bytes()
+    # A version that was registered before folders were signed, and one whose signature somebody exchanged
+    with pytest.raises(RefusedError, match="must have the signature it was registered with, it has none"):
+        releases.keep(here, uri)
+    known.keep_signature(version, b"{}")
+    with pytest.raises(RefusedError, match="must be an OpenSSF model-signing"):
+        releases.keep(here, uri)
+    # A good one, where there is no copy yet
+    known.keep_signature(version, good)
+    shutil.rmtree(kept)
+    beside.unlink()
+    assert releases.keep(here, uri).digest == papers.digest
+    assert beside.read_bytes() == good
+    # And one whose key does not count any more
+    keys = vouching.trusted(here)
+    model_keys.write_model_keys(here.model_keys_path, keys.revoking(keys.keys[0].fingerprint, on=vouching.today(), reason="stolen"))
+    with pytest.raises(RefusedError, match="was revoked on"):
+        releases.keep(here, uri)
 
 
 # --- artifacts in S3 --------------------------------------------------------------------------------------------------
@@ -240,8 +301,8 @@ def test_artifacts_go_to_s3_when_the_setting_says_so(
         registry.register(tiny_handoff)
     # When it is there, then the same call registers, and what is fetched is what was handed over
     store._client.create_bucket(Bucket="mlflow")
-    version = registry.register(tiny_handoff)
-    assert (version.version, counts(place, "model_versions")) == ("1", 1)
+    version = registry.register(tiny_handoff, signature=b"signature")
+    assert (version.version, counts(place, "model_versions"), registry.signature(version)) == ("1", 1, b"signature")
     assert any(uri.endswith("/hand-off/model.pt2") for uri in store.list("s3://mlflow/firstlight/tiny/"))
     assert handoffs.load(registry.fetch("tiny", "1", tmp_path / "got")).digest == version.handoff_digest
     # When the server is gone, then it may succeed later
