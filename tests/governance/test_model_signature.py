@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-
 from model_signing._cli import main as stock_tool
 
 from governance import model_keys, model_signature
