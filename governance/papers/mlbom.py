@@ -221,7 +221,7 @@ def _ref(row: Mapping[str, Any]) -> str:
 
 def _dependencies(facts: PaperFacts, model: Mapping[str, Any], components: list[dict[str, Any]]) -> list[dict[str, Any]]:
     refs = {str(row["name"]): _ref(row) for row in facts.rows("environment.packages") if row.get("name")}
-    used = [refs[name] for name in facts.mapping("environment").get("runtime", []) if name in refs]
+    used = [refs[name] for name in (str(facts.at("environment.root")),) if name in refs]
     direct = sorted({item["bom-ref"] for item in components if not refs or item["type"] == "data"} | set(used))
     graph = [{"ref": model["bom-ref"], "dependsOn": direct}]
     for row in facts.rows("environment.packages"):
