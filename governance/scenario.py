@@ -51,11 +51,20 @@ def in_words(value: Any) -> str:
     if isinstance(value, Mapping):
         text = ", ".join(sorted(map(str, value))[:20]) or "nothing"
     elif isinstance(value, list | tuple):
-        plain = all(isinstance(entry, str | int | float) for entry in value)
-        text = "nothing" if not value else ", ".join(in_words(entry) for entry in value[:20]) if plain else f"{len(value)} in a list"
+        text = _listed(value)
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    if not values:
+        return "nothing"
+    if not all(isinstance(entry, str | int | float) for entry in values):
+        return f"{len(values)} in a list"
+    if len(values) > 1 and len(set(values)) == 1:
+        return f"{in_words(values[0])} ({len(values)} times)"
+    return ", ".join(in_words(entry) for entry in values[:20])
 
 
 class Rule(BaseModel):

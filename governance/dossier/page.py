@@ -1,9 +1,10 @@
 """One self-contained HTML page per release. The only module that imports jinja2."""
 
 import base64
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from governance.register import ANSWERED, CONTRADICTED
 from governance.sshsig import NAMESPACE, WAIVER_NAMESPACE
 
 PAGE_FILE = "dossier.html"
+BREAK_GLASS = "break-glass"
+"""Shown for a verdict where a release went on without its quorum and nobody has ratified that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,11 +163,12 @@ def render(
     sections = tuple(_section(entry, evidence, shown) for entry in _SECTIONS)
     used = {picture.name for section in sections for picture in section.pictures}
     known = {name for entry in _SECTIONS for name in entry[3]} | {"risk", "register", "sign_off"}
+    glass = (evidence.get("sign_off") or {}).get("break_glass")
     template = environment().get_template("page.html.j2")
     try:
         html = template.render(
             facts=facts,
-            stages=stages,
+            stages=[_looked_through(stage, glass) for stage in stages],
             sections=sections,
             more_pictures=[picture for name, picture in shown.items() if name not in used],
             more_documents=[document(name, evidence[name]) for name in sorted(evidence.keys() - known)],
@@ -173,12 +177,12 @@ def render(
             register=evidence.get("register"),
             register_pictures=_register_pictures(evidence.get("register")),
             sign_off=evidence.get("sign_off"),
-            glass=(evidence.get("sign_off") or {}).get("break_glass"),
+            glass=glass,
             beside=read_beside(release_folder),
             namespace=NAMESPACE,
             waiver_namespace=WAIVER_NAMESPACE,
         )
-    except (UndefinedError, TypeError, AttributeError) as problem:
+    except (UndefinedError, TypeError, AttributeError, LookupError) as problem:
         raise EvidenceError(
             f"risk, register and sign_off must be the documents that governance wrote, found: {problem}; run `firstlight verify`"
         ) from problem
@@ -201,6 +205,11 @@ def _picture(name: str, data: bytes) -> Picture:
     return Picture(name=name, caption=caption, uri=f"data:{kind};base64,{base64.b64encode(data).decode()}")
 
 
+def _looked_through(stage: StageRow, glass: Mapping[str, Any] | None) -> StageRow:
+    """Say in the strip that a release went on without its quorum: its sign-off passed, but nobody who was asked has said yes."""
+    return replace(stage, verdict=BREAK_GLASS) if stage.name == "sign-off" and glass and not glass.get("ratified") else stage
+
+
 def _register_pictures(register: Mapping[str, Any] | None) -> list[Picture]:
     if register is None:
         return []
@@ -220,13 +229,14 @@ def environment() -> Environment:
     made.filters["sentence"] = sentence
     made.filters["moment"] = lambda text: str(text).replace("T", " ").replace("Z", " UTC")
     made.filters["place"] = _place
+    made.filters["brief"] = _brief
     made.filters["verdict_of"] = verdict_of
     made.globals["style"] = Markup((Path(__file__).parent / "style.css").read_text())  # noqa: S704 - our own file, no one else's text
     return made
 
 
-_LOOKS = {"pass": "pass", "fail": "fail", "cannot tell": "cannot", ANSWERED: "pass", CONTRADICTED: "fail"}
-_SIGNS = {"pass": "✓", "fail": "✗", "cannot tell": "?", ANSWERED: "✓", CONTRADICTED: "✗"}
+_LOOKS = {"pass": "pass", "fail": "fail", "cannot tell": "cannot", BREAK_GLASS: "cannot", ANSWERED: "pass", CONTRADICTED: "fail"}
+_SIGNS = {"pass": "✓", "fail": "✗", "cannot tell": "?", BREAK_GLASS: "!", ANSWERED: "✓", CONTRADICTED: "✗"}
 
 
 def _badge(verdict: Any) -> str:
@@ -239,6 +249,11 @@ def _place(evidence: str) -> str:
     """Where on the page the document of a dotted path is shown."""
     name = str(evidence).split(".")[0]
     return {"risk": "risk", "sign_off": "sign-off"}.get(name, f"evidence-{name}")
+
+
+def _brief(found: str) -> str:
+    """A digest by its first digits; anything else as it is."""
+    return f"{found[:12]}…" if re.fullmatch(r"[0-9a-f]{64}", str(found)) else str(found)
 
 
 def _is_web(address: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from governance.dossier import svg
 from governance.register import ANSWERED, CONTRADICTED, NOTHING
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 960, 110, 290, 34, 16
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 960, 110, 330, 34, 16
 _LOOKS = {ANSWERED: "pass", CONTRADICTED: "fail", NOTHING: "nothing"}
 _STYLE = svg.element("style", ".nothing{fill:var(--band);stroke:var(--soft);stroke-width:1}")
 

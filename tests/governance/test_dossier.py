@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from firstlight.digest import write_atomic
 from governance.dossier import charts
 from governance.dossier.index import IndexRow, render_index
 from governance.dossier.page import Facts, StageRow, render
 from governance.dossier.view import cell, document
 from governance.errors import EvidenceError
 from governance.evidence import evidence_names, read_evidence
+from governance.ledger import write_export
+from governance.register import fill
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}javascript:alert(3)"
 
@@ -84,6 +87,81 @@ def test_missing_stages_say_no_evidence(tmp_path):
         assert words in page.text, words
 
 
+def test_the_register_has_its_72_rows_on_the_page_and_no_answer_without_evidence(release):
+    register = fill({name: read_evidence(release, name) for name in evidence_names(release)}).to_dict()
+    page = page_of(release, evidence={"register": register})
+    rows = [given["id"] for tag, given in page.tags if tag == "tr" and "id" in given]
+    assert rows == [row["nist_ref"].replace(" ", "-") for row in register["rows"]]
+    assert len(rows) == 72
+    assert (page.text.count("✓ answered"), page.text.count("– no evidence yet")) == (
+        register["counts"]["answered"],
+        register["counts"]["no evidence yet"],
+    )
+    assert register["summary"] in page.text
+    assert {given["id"] for tag, given in page.tags if tag == "details" and "id" in given} == {
+        f"register-{name}" for name in ("GOVERN", "MAP", "MEASURE", "MANAGE")
+    }
+    register["rows"][0] |= {"state": "contradicted", "answers": [register["rows"][1]["answers"][0] | {"held": False, "found": "x"}]}
+    assert "Contradicted by the evidence" in page_of(release, evidence={"register": register}).text
+
+
+GLASS = {"name": "Henrietta Leavitt", "email": "h@lab.example", "role": "cto", "reason": "nobody is awake", "signed_at": "2026-11-23T01:30:00Z",
+         "ratify_by": "2026-11-25T01:30:00Z", "ratified": False}  # fmt: skip
+
+
+def test_a_broken_glass_is_loud_until_it_is_ratified(tmp_path):
+    decision = {
+        "verdict": "pass",
+        "summary": "BREAK-GLASS by …",
+        "accepted": [],
+        "refused": [],
+        "break_glass": GLASS,
+        "decision_id": "DEC-2026-004",
+        "change_id": None,
+    }
+    stages = [StageRow(name="sign-off", verdict="pass", key_figure="BREAK-GLASS", seconds=None)]
+    loud = page_of(tmp_path, stages=stages, evidence={"sign_off": decision})
+    assert loud.text.count("! break-glass") == 2
+    for words in ("Not ratified", "2026-11-25 01:30:00 UTC", "nobody is awake", "DEC-2026-004", "none given"):
+        assert words in loud.text, words
+    quiet = page_of(tmp_path, stages=stages, evidence={"sign_off": decision | {"break_glass": GLASS | {"ratified": True}}})
+    assert ("! break-glass" in quiet.text, "Ratified since" in quiet.text) == (False, True)
+
+
+def test_a_waiver_stands_at_the_top_beside_its_scenario_and_can_be_checked(release):
+    risk = read_evidence(release, "risk")
+    waiver = {"id": "R10-0123456789ab", "scenario": "R10", "name": "Vera Rubin", "email": "vera@lab.example", "role": "cto", "reason": "one night",
+              "controls": ["somebody looks every hour"], "until": "2026-12-31", "used": True}  # fmt: skip
+    risk |= {
+        "waivers": [waiver],
+        "waived": ["R10 Logging blind spots: residual must be at most 2, found 6; accepted by waiver R10-0123456789ab"],
+    }
+    text = page_of(release, evidence={"risk": risk}).text
+    for words in (
+        "Goes on by waiver",
+        "accepted by waiver R10-0123456789ab",
+        "somebody looks every hour",
+        "-n firstlight-waiver",
+        "waivers/R10-0123456789ab.json.sig",
+    ):
+        assert words in text, words
+
+
+def test_papers_and_ledger_are_shown_from_the_folder_and_their_absence_is_said(tmp_path):
+    assert "No part of the ledger lies in this folder yet" in page_of(tmp_path).text
+    write_atomic(tmp_path / "papers" / "aisia.html", b"<p>paper</p>")
+    write_atomic(tmp_path / "papers" / "not-ours.html", b"<p>paper</p>")
+    line = {"sequence": 7, "at": 1795429766.9, "what": "promote", "by": EVIL, "detail": "version 1", "entry_digest": "c" * 64}
+    write_export(tmp_path / "ledger", [line, {"sequence": EVIL, "at": "never"}], [])
+    page = page_of(tmp_path)
+    assert [given["href"] for tag, given in page.tags if tag == "a" and given["href"].startswith("papers")] == ["papers/aisia.html"]
+    for words in ("2 entries, number 7 to", "2026-11-23 10:29:26", "No head of it was signed yet"):
+        assert words in page.text, words
+    (tmp_path / "ledger" / "entries.jsonl").unlink()
+    (tmp_path / "ledger" / "entries.jsonl").symlink_to(tmp_path / "dossier.html")
+    assert "cannot be shown" in page_of(tmp_path).text
+
+
 def test_html_in_every_field_is_inert(release, tmp_path):
     # Given a release in which every text anywhere is an attack
     evidence = {name: replaced_by_evil(read_evidence(release, name)) for name in evidence_names(release)}
@@ -101,7 +179,7 @@ def test_html_in_every_field_is_inert(release, tmp_path):
     # Then no tag, attribute or address of it came from there
     assert {tag for tag, _ in page.tags} <= {
         "html", "head", "meta", "title", "style", "body", "header", "p", "h1", "h2", "h3", "span", "ol", "ul", "li", "b", "dl", "dt", "dd", "nav", "a", "main",
-        "section", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "figure", "figcaption", "img", "pre", "code", "br",
+        "section", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "figure", "figcaption", "img", "pre", "code", "br", "h4",
     }  # fmt: skip
     attributes = {name for _, given in page.tags for name in given}
     assert attributes <= {
@@ -121,7 +199,7 @@ def test_html_in_every_field_is_inert(release, tmp_path):
         "open",
     }
     links = [given["href"] or "" for tag, given in page.tags if tag == "a"]
-    assert all(link.startswith(("#", "http://")) for link in links)
+    assert all(link.startswith(("#", "http://", "papers/", "bundle.dsse.json", "pipeline.pub")) for link in links)
     assert "{{ 7*7 }}" in page.text
     assert any(
         given.get("http-equiv") == "Content-Security-Policy" and "default-src 'none'" in (given["content"] or "") for _, given in page.tags
@@ -137,8 +215,14 @@ def test_a_command_to_copy_quotes_what_a_stranger_wrote(release):
 
 
 def test_a_forged_risk_document_is_a_sentence(tmp_path):
-    with pytest.raises(EvidenceError, match="firstlight verify"):
-        page_of(tmp_path, evidence={"risk": {"verdict": "pass"}})
+    for forged in (
+        {"risk": {"verdict": "pass"}},
+        {"register": {"rows": []}},
+        {"register": {"counts": {"by_function": []}}},
+        {"sign_off": {"accepted": [{}]}},
+    ):
+        with pytest.raises(EvidenceError, match="firstlight verify"):
+            page_of(tmp_path, evidence=forged)
 
 
 def test_long_tables_are_cut_worst_first_and_say_so():
