@@ -3,17 +3,24 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import orjson
 import pytest
 from prefect import flow, task
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.states import Pending, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 
 from firstlight import settings
 from firstlight.cli import releasing
 from firstlight.errors import RefusedError, TransientError
+from flows import release_model as release_module
 from flows.reassess import reassess
 from flows.release_model import release_model
 from flows.watch_drift import watch_drift
@@ -137,3 +144,43 @@ def events(name: str) -> list[str]:
 @pytest.mark.parametrize("change", [{"version": "4"}, {"model_digest": "b" * 64}, {"name": "other"}])
 def test_another_candidate_is_another_event(change: dict[str, str]) -> None:
     assert event_id(CANDIDATE.model_copy(update=change), environment="local") != event_id(CANDIDATE, environment="local")
+
+
+@flow(persist_result=True, result_serializer="json")
+def waits() -> str:
+    """What release_model does when it waits for people."""
+    note = release_module._suspend("May it go on?", key="sign-off-0")
+    return f"{note.reviewer}|{note.note}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"reviewer": "Vera", "note": "looks good"}, "Vera|looks good"),
+        ({"reviewer": 5, "note": ["x"]}, "|"),
+        ({"note": "x" * 10_000_000}, "|"),
+        (["not", "an", "answer"], "|"),
+        (None, "|"),
+    ],
+    ids=["right", "wrong kinds", "endless", "a list", "none"],
+)
+def test_a_wrong_answer_is_none_and_does_not_end_the_waiting_run(answer: Any, said: str) -> None:
+    with get_client(sync_client=True) as client:
+        # Given a run that was suspended to wait for an answer
+        made = client.create_flow(waits)
+        deployment = client.create_deployment(flow_id=made, name="waiting", work_queue_name=None)
+        run = client.create_flow_run_from_deployment(deployment, state=Pending())
+        with pytest.raises(Pause):
+            run_flow(waits, flow_run=run)
+        waiting = client.read_flow_run(run.id)
+        assert waiting.state is not None
+        assert waiting.state.is_paused()
+        # When it is resumed with this answer, whoever let it through
+        keys = waiting.state.state_details.run_input_keyset
+        assert keys is not None
+        if answer is not None:
+            client.create_flow_run_input(run.id, keys["response"], orjson.dumps(answer).decode())
+        client.set_flow_run_state(run.id, Scheduled(), force=True)
+        client.set_flow_run_state(run.id, Pending(), force=True)
+        # Then it goes on, with the answer or as if nothing had been said
+        assert run_flow(waits, flow_run=client.read_flow_run(run.id)) == said
