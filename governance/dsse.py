@@ -75,8 +75,10 @@ def _parts(envelope: bytes) -> tuple[bytes, str, list[bytes]]:
         ) from problem
 
 
-def _decoded(text: str) -> bytes:
+def _decoded(text: Any) -> bytes:
     """Standard or URL-safe base64: a verifier must take both (DSSE protocol, section "Parameters")."""
+    if not isinstance(text, str):
+        raise TypeError("base64 is text")
     return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
 
 
