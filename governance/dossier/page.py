@@ -125,14 +125,14 @@ _SECTIONS = (
     (
         "papers",
         "Where it came from",
-        "The hand-off, its registration, and the platform that serves it.",
-        ("hand_off", "registration", "serving"),
+        "The hand-off, its registration, the software it runs on, and the platform that serves it.",
+        ("hand_off", "registration", "environment", "serving"),
         (),
     ),
 )
 """Anchor, title, lead sentence, evidence documents, first words of picture names; in reading order, pictures first."""
 
-_OPTIONAL = ("previous_drift", "serving", "golden", "backend", "rehearsal")
+_OPTIONAL = ("previous_drift", "serving", "golden", "backend", "rehearsal", "environment")
 """Documents whose absence is not worth a sentence of its own."""
 
 _CAPTIONS = {

@@ -9,6 +9,7 @@ _HEAD = ("verdict", "summary", "reasons")
 _TITLES = {
     "hand_off": "Hand-off",
     "golden": "Golden vectors",
+    "environment": "Software",
     "serving": "Serving platform",
     "rehearsal": "Rehearsed way back",
     "previous_drift": "Drift of the version before",
