@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 from firstlight.errors import FirstlightError, RefusedError
 from firstlight.settings import Settings
-from models import handoff as handoffs
 from tasks import doors
 
 HAND_OFF = "refused-hand-off"
@@ -51,6 +50,8 @@ def of_hand_off(settings: Settings, handoff: str) -> Iterator[None]:
     try:
         yield
     except RefusedError as error:
+        from models import handoff as handoffs  # and pandas with it: a rollback must not wait for it
+
         name, digest = handoffs.claimed(handoff)
         record(settings, HAND_OFF, str(error), model=name or settings.model, digest=digest)
         raise

@@ -8,7 +8,7 @@ from firstlight.settings import Settings
 from rollout.records import Champion
 from rollout.spec import Traffic
 from rollout.store import Store
-from tasks import doors, vouching
+from tasks import doors, refusals, vouching
 
 _POLL_SECONDS = 0.1
 _FRESH_SECONDS = 5.0
@@ -39,7 +39,7 @@ def go_back(settings: Settings, model: str, *, reason: str, by: str, to: str | N
     A version that no model server would load is refused before anything moves. Raises NoPrevious, UnknownVersion, SignatureError.
     """
     with doors.store(settings) as records:
-        _require_loadable(settings, records, model, to)
+        _require_loadable(settings, records, model, to, by=by)
         champion = records.rollback(settings.environment, model, by=by, reason=reason, to=to)
         world = _wait_for_world(records, settings.environment, model, wait_seconds)
     try:
@@ -49,11 +49,13 @@ def go_back(settings: Settings, model: str, *, reason: str, by: str, to: str | N
     return WentBack(version=champion.version, digest=champion.digest, world=world)
 
 
-def _require_loadable(settings: Settings, records: Store, model: str, to: str | None) -> None:
+def _require_loadable(settings: Settings, records: Store, model: str, to: str | None, *, by: str) -> None:
     champion = records.champion(settings.environment, model)
     target = to or (champion.previous if champion else None)
     if target is not None:  # the store says it where there is nothing to go back to
-        vouching.require_version(settings, records.version(model, target))
+        version = records.version(model, target)
+        with refusals.recorded(settings, refusals.MODEL, model=model, digest=version.model_digest, by=by):
+            vouching.require_version(settings, version)
 
 
 def _wait_for_world(records: Store, environment: str, model: str, wait_seconds: float) -> str:

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict
 from firstlight import settings as settings_module
 from firstlight.digest import finite, sha256_file, write_json
 from firstlight.verdict import Verdict
-from tasks import journal
+from governance.errors import SignatureError
+from tasks import journal, refusals
 from tasks.releases import OpenedRelease
 from tasks.retries import retrying
 
@@ -91,6 +92,8 @@ def _run(name: str, work: Callable[[OpenedRelease], Report], release: OpenedRele
         document = finite(work(release).to_dict())
     except Exception as error:
         journal.note(settings, about=release.id, stage=name, event="failed", summary=str(error))
+        if isinstance(error, SignatureError):
+            refusals.record(settings, refusals.MODEL, str(error), model=release.model, digest=release.model_digest)
         raise
     seconds = round(time.monotonic() - started, 3)
     digest = write_json(release.evidence(name), document)

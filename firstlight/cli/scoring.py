@@ -12,7 +12,7 @@ from firstlight.settings import Settings
 
 def score(settings: Settings, sources: list[str], out: Path, *, model: str | None) -> None:
     """Score every file of ``sources`` with the champion of ``model``."""
-    from tasks import vouching
+    from tasks import refusals, vouching
     from tasks.doors import object_store, store
 
     name = model or settings.model
@@ -23,7 +23,8 @@ def score(settings: Settings, sources: list[str], out: Path, *, model: str | Non
                 f"a champion must be there to score with, {name} has none in {settings.environment}: release one first, or run `make demo`"
             )
         servable = records.version(name, champion.version)
-    vouching.require_version(settings, servable)
+    with refusals.recorded(settings, refusals.MODEL, model=name, digest=servable.model_digest):
+        vouching.require_version(settings, servable)
     from models.scoring import score_files  # and torch with it: whoever is refused need not wait for it
 
     door = object_store(settings)

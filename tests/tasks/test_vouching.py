@@ -165,6 +165,8 @@ def test_a_rollback_to_what_no_server_would_load_moves_nothing(here: Settings, r
     champion = records.champion(here.environment, MODEL)
     assert champion is not None
     assert champion.version == "2"
+    said = [(entry.what, entry.digest, entry.by) for entry in records.ledger() if entry.what.startswith("refused")]
+    assert said == [("refused-model", champions[0].model_digest, "b")]
 
 
 def test_a_folder_that_agrees_with_itself_and_was_signed_is_not_another_version(
