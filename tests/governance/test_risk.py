@@ -115,6 +115,9 @@ def test_evidence_of_every_path_earns_every_point():
 
 
 def put(inner: dict, keys: list[str], value: object) -> None:
+    if "*" in keys:
+        inner.setdefault(keys[0], {})[keys[1]] = [{keys[3]: value}]
+        return
     for key in keys[:-1]:
         inner = inner.setdefault(key, {})
     inner[keys[-1]] = value
