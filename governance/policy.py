@@ -2,11 +2,12 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from firstlight.digest import sha256_json
 from governance.documents import parse_yaml
 from governance.errors import PolicyError
 from governance.reassessment import ReassessmentPolicy
@@ -37,7 +38,7 @@ class Band(BaseModel):
     approvers: dict[str, int] = Field(min_length=1)
     """Role -> how many different people in that role must approve."""
     documents: tuple[str, ...] = ()
-    """Papers the lab wants at this band; listed in the dossier."""
+    """Papers the lab wants at this band: those of ``made_documents`` the release makes itself, the others must be attached by who approves."""
 
     @field_validator("approvers")
     @classmethod
@@ -119,6 +120,8 @@ class RiskPolicy(BaseModel):
 
     placeholder_words: tuple[str, ...] = _UNWRITTEN
     """Regular expressions (found anywhere, case ignored) of reasons, conditions and controls that nobody has written yet."""
+    made_documents: tuple[str, ...] = ("AI system impact assessment",)
+    """Documents of the bands that every release makes out of its own evidence, so that nobody has to attach them."""
     change_id_required: bool = False
     """Whether a release must name its change (CR-YYYY-NNN) before anybody may sign it."""
     waivers: tuple[WaiverRule, ...] = _WAIVERS
@@ -168,6 +171,10 @@ class RiskPolicy(BaseModel):
         plain = " ".join(unicodedata.normalize("NFKC", words[: self.longest_reason]).split())
         return any(pattern.search(plain) for pattern in self._unwritten_patterns)
 
+    def documents_to_attach(self, documents: Iterable[str]) -> tuple[str, ...]:
+        """Return those of ``documents`` that people must bring."""
+        return tuple(name for name in documents if name not in self.made_documents)
+
     def waiver_rule(self, scenario: str) -> WaiverRule | None:
         """Return the rule by which ``scenario`` may be waived; None when nothing is said of it."""
         return next((rule for rule in self.waivers if scenario in rule.scenarios or "*" in rule.scenarios), None)
@@ -196,3 +203,9 @@ def parse_risk_policy(data: bytes, where: str = "the policy file") -> RiskPolicy
         first = problem.errors()[0]
         place = ".".join(str(part) for part in ("risk", *first["loc"]))
         raise PolicyError(f"{where}: {place} must follow the risk policy, found: {first['msg']}") from problem
+
+
+def section_digest(data: bytes, where: str = "the policy file") -> str:
+    """Return the sha256 of the ``risk`` section as the policy file in ``data`` has it, without the defaults of today. Raises PolicyError."""
+    document = parse_yaml(data, where, PolicyError)
+    return sha256_json(document.get("risk") if isinstance(document, Mapping) else None)

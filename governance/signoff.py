@@ -7,120 +7,20 @@ the people who would have had to sign have signed.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from firstlight.verdict import Verdict
 from governance import credentials, sshsig
 from governance.approvers import Approver, ApproverKey, Approvers, same_person_email, same_person_name
 from governance.credentials import Refusal
+from governance.decision import Accepted, BrokenGlass, MaySign, SignOffDecision, TurnedDown
 from governance.errors import SignatureError, SignOffError
 from governance.policy import RiskPolicy
 from governance.statement import Decision, Signed, Statement, moment, parse_moment, parse_statement
 from governance.subject import Subject
 
 __all__ = ["Accepted", "BrokenGlass", "Decision", "MaySign", "SignOffDecision", "TurnedDown", "judge", "may_sign", "who_may_sign"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """One statement that counts."""
-
-    name: str
-    email: str
-    role: str
-    decision: str
-    reason: str
-    conditions: tuple[str, ...]
-    """What must be kept or done for it to stand."""
-    fingerprint: str
-    """Of the key that signed."""
-    signed_at: str
-    expires_at: str
-    source: str
-    digest: str
-    """sha256 of the statement."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TurnedDown:
-    """One statement that does not count."""
-
-    who: str
-    """The address it claims, else its file."""
-    why: str
-    source: str
-    digest: str
-    """sha256 of the statement."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BrokenGlass:
-    """Somebody let the release go on before its quorum had signed."""
-
-    name: str
-    email: str
-    role: str
-    reason: str
-    fingerprint: str
-    signed_at: str
-    expires_at: str
-    """From then on it lets nothing go on any more."""
-    ratify_by: str
-    """By then the quorum must have signed."""
-    ratified: bool
-    """Whether it has."""
-    source: str
-    digest: str
-    """sha256 of the statement."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SignOffDecision:
-    """PASS: enough valid approvals, or a valid break-glass. FAIL: a valid rejection. CANNOT_TELL: still waiting."""
-
-    verdict: Verdict
-    summary: str
-    reasons: tuple[str, ...]
-    accepted: tuple[Accepted, ...]
-    """Approvals and rejections that count; a break-glass is never one of them."""
-    turned_down: tuple[TurnedDown, ...]
-    missing: Mapping[str, int]
-    """Role -> how many people are still wanted."""
-    decided_at: str
-    conditions: tuple[str, ...] = ()
-    """Every condition of an approval that counts, with who set it."""
-    break_glass: BrokenGlass | None = None
-    decision_id: str | None = None
-    change_id: str | None = None
-
-    @property
-    def refused(self) -> tuple[tuple[str, str], ...]:
-        """(who or which file, why it does not count)."""
-        return tuple((item.who, item.why) for item in self.turned_down)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values for the evidence folder."""
-        plain = asdict(self)
-        turned_down = plain.pop("turned_down")
-        return {
-            **plain,
-            "verdict": str(self.verdict),
-            "reasons": list(self.reasons),
-            "conditions": list(self.conditions),
-            "accepted": [{**item, "conditions": list(item["conditions"])} for item in plain["accepted"]],
-            "refused": list(turned_down),
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaySign:
-    """Somebody whose approval is still wanted."""
-
-    name: str
-    email: str
-    role: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +105,7 @@ def _examine(signed: Signed, bench: _Bench) -> Accepted:
         decision=statement.decision.value,
         reason=statement.reason,
         conditions=statement.conditions,
+        documents=statement.documents,
         fingerprint=key.public.fingerprint,
         signed_at=statement.signed_at,
         expires_at=statement.expires_at,
@@ -303,14 +204,16 @@ def _decide(accepted: Sequence[Accepted], glass: Accepted | None, refused: Seque
     given = Counter(item.role for item in approvals)
     asked = bench.subject.requirement.roles
     missing = {role: count - given[role] for role, count in asked.items() if given[role] < count}
+    brought = {name for item in approvals for name in item.documents}
+    lacking = tuple(name for name in bench.subject.requirement.documents if name not in brought)
     turned_down, broken = list(refused), None
-    if glass is not None and missing and parse_moment(glass.expires_at) <= bench.now:
+    if glass is not None and (missing or lacking) and parse_moment(glass.expires_at) <= bench.now:
         turned_down.append(
             _turned_down(glass, f"the break-glass expired on {glass.expires_at} and nobody ratified it: sign off, or break it again")
         )
     elif glass is not None:
-        broken = _broken(glass, ratified=not missing, bench=bench)
-    verdict, summary, reasons = _verdict(accepted, broken, missing, bench)
+        broken = _broken(glass, ratified=not missing and not lacking, bench=bench)
+    verdict, summary, reasons = _verdict(accepted, broken, missing, lacking, bench)
     if verdict is Verdict.CANNOT_TELL:
         reasons += [f"{item.who}: {item.why}" for item in turned_down]
     return SignOffDecision(
@@ -321,6 +224,7 @@ def _decide(accepted: Sequence[Accepted], glass: Accepted | None, refused: Seque
         turned_down=tuple(turned_down),
         missing=missing,
         decided_at=moment(bench.now),
+        missing_documents=lacking,
         conditions=tuple(f"{item.name} ({item.role}): {condition}" for item in approvals for condition in item.conditions),
         break_glass=broken,
         decision_id=bench.subject.decision_id,
@@ -346,7 +250,7 @@ def _broken(glass: Accepted, *, ratified: bool, bench: _Bench) -> BrokenGlass:
 
 
 def _verdict(
-    accepted: Sequence[Accepted], broken: BrokenGlass | None, missing: Mapping[str, int], bench: _Bench
+    accepted: Sequence[Accepted], broken: BrokenGlass | None, missing: Mapping[str, int], lacking: Sequence[str], bench: _Bench
 ) -> tuple[Verdict, str, list[str]]:
     """Return verdict, summary and reasons: a rejection first, then what is missing."""
     rejections = [item for item in accepted if item.decision == Decision.REJECT]
@@ -355,9 +259,11 @@ def _verdict(
         return Verdict.FAIL, summary, [f"{item.name} ({item.role}) rejected: {item.reason}" for item in rejections]
     if bench.policy.change_id_required and bench.subject.change_id is None:
         return Verdict.CANNOT_TELL, "waiting for a change id (CR-YYYY-NNN)", [_NO_CHANGE]
-    if missing:
+    if missing or lacking:
         asked = bench.subject.requirement.roles
-        waiting = f"waiting for {bench.policy.asked(missing)}; {len(accepted)} of {sum(asked.values())} given"
+        people = f"{bench.policy.asked(missing)}; {len(accepted)} of {sum(asked.values())} given" if missing else ""
+        papers = f"{', '.join(lacking)} (`firstlight sign-off --document`)" if lacking else ""
+        waiting = f"waiting for {'; and for '.join(part for part in (people, papers) if part)}"
         if broken is None:
             return Verdict.CANNOT_TELL, waiting, [waiting]
         said = f"BREAK-GLASS by {broken.name} ({broken.role}), to be ratified by {broken.ratify_by}: {waiting}"

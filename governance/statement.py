@@ -5,11 +5,11 @@ signoffs/<e-mail>.json.sig                 the SSH signature over them
 signoffs/break-glass/<e-mail>.json(.sig)   the same, where somebody let the release go on before its quorum had signed
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,8 +44,12 @@ FIRST_FORMAT = "firstlight/sign-off/v1"
 
 MOST_CONDITIONS = 20
 
-_NEW = ("conditions", "decision_id", "change_id")
+_NEW = ("conditions", "documents", "decision_id", "change_id")
 _COMMAND = "firstlight sign-off"
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Decision(StrEnum):
@@ -76,6 +80,8 @@ class Statement(signed.Words):
     """In the person's own words."""
     conditions: tuple[str, ...] = Field(default=(), max_length=MOST_CONDITIONS)
     """What must be kept or done for the decision to stand, a sentence each; a date in one (2026-12-31) is the last day for it."""
+    documents: dict[_Name, _Digest] = Field(default={}, max_length=20)
+    """Name of a document the band asks for -> sha256 of the file in ``documents/`` that the person brought and answers for."""
     decision_id: str | None = None
     """``DEC-YYYY-NNN``, as the subject has it."""
     change_id: str | None = None
@@ -105,6 +111,7 @@ def draft(
     reason: str,
     now: datetime,
     conditions: Sequence[str] = (),
+    documents: Mapping[str, str] | None = None,
     valid: timedelta | None = None,
 ) -> Statement:
     """Return the statement that ``approver`` would sign about ``subject`` at ``now``. What it is worth is for ``judge`` to say.
@@ -127,6 +134,7 @@ def draft(
         name=approver.name,
         reason=reason,
         conditions=tuple(conditions),
+        documents=dict(documents or {}),
         decision_id=subject.decision_id,
         change_id=subject.change_id,
         signed_at=moment(now),

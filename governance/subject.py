@@ -53,6 +53,8 @@ class Requirement(BaseModel):
     """Role -> how many different people."""
     validity_days: int = Field(ge=1, le=366)
     """Days a sign-off may be used."""
+    documents: tuple[str, ...] = ()
+    """Documents that those who approve must bring."""
 
 
 class Subject(BaseModel):
@@ -82,14 +84,19 @@ class Subject(BaseModel):
 
     @model_validator(mode="after")
     def _the_first_format_knows_no_ids(self) -> "Subject":
-        if self.format == FORMATS[0] and (self.environment, self.decision_id, self.change_id) != (None, None, None):
-            raise ValueError(f"{FORMATS[0]} has no environment, decision_id and change_id")
+        known = (self.environment, self.decision_id, self.change_id, self.requirement.documents)
+        if self.format == FORMATS[0] and known != (None, None, None, ()):
+            raise ValueError(f"{FORMATS[0]} has no environment, decision_id, change_id and documents")
         return self
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values, with the fields of its format."""
-        unknown = {"environment", "decision_id", "change_id"} if self.format == FORMATS[0] else None
-        return self.model_dump(mode="json", exclude=unknown)
+        document = self.model_dump(mode="json")
+        if self.format == FORMATS[0]:
+            for name in ("environment", "decision_id", "change_id"):
+                del document[name]
+            del document["requirement"]["documents"]
+        return document
 
 
 def open_for_sign_off(

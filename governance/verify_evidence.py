@@ -10,10 +10,10 @@ from governance.documents import read_bounded
 from governance.errors import GovernanceError, PolicyError
 from governance.evidence import digest_of, evidence_path, read_evidence
 from governance.manifest import MANIFEST_FILE, files_of, read_manifest
-from governance.policy import RiskPolicy, parse_risk_policy
+from governance.policy import RiskPolicy, parse_risk_policy, section_digest
 from governance.risk import assess
 from governance.scenario import Scenario
-from governance.subject import POLICY_FILE, SUBJECT_FILE, Subject
+from governance.subject import FORMATS, POLICY_FILE, SUBJECT_FILE, Subject
 from governance.verification import Finding, Notes, differs, shown
 
 RISK = "risk"
@@ -98,6 +98,8 @@ def check_risk(folder: Path, subject: Subject, policy: RiskPolicy, people: Appro
             () if people is None else waiver.again(folder, claimed.get("waivers") or (), subject=subject, approvers=people, policy=policy)
         )
         again = assess(documents, scenarios=scenarios, policy=policy, waivers=waivers).to_dict()
+        if claimed.get("risk_policy_digest") == section_digest(read_bounded(folder / POLICY_FILE, PolicyError)):
+            again["risk_policy_digest"] = claimed["risk_policy_digest"]  # the policy of then had fewer rules than a policy has today
     except (GovernanceError, ValueError, TypeError, AttributeError) as problem:
         notes.wrong(where, f"cannot be computed again: {shown(problem)}")
         return
@@ -107,4 +109,7 @@ def check_risk(folder: Path, subject: Subject, policy: RiskPolicy, people: Appro
     for key, asked in (("required_roles", subject.requirement.roles), ("band", subject.requirement.band)):
         if asked != again[key]:
             findings.append(differs(SUBJECT_FILE, key, asked, again[key]))
+    brought = policy.documents_to_attach(again["documents"])
+    if subject.format != FORMATS[0] and subject.requirement.documents != brought:
+        findings.append(differs(SUBJECT_FILE, "documents", subject.requirement.documents, brought))
     notes.part(findings, f"the risk follows again from the evidence: {again['summary']}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from firstlight.digest import sha256_bytes
 from firstlight.verdict import Verdict
+from governance import attachments
 from governance.approvers import Approvers, parse_approvers
 from governance.documents import read_bounded
 from governance.errors import ApproversError, EvidenceError, GovernanceError
@@ -69,6 +70,7 @@ def check_decision(
     statements, unreadable = collect(folder)
     when = _moment_of(recorded, statements) or at
     findings = [Finding(where=f"{FOLDER}/{name}", what=why) for name, why in unreadable]
+    findings += _without_documents(folder, recorded)
     if then is not None and recorded is not None:
         findings += _rewritten(recorded, judge(_of_then(recorded, statements), subject=subject, approvers=then, policy=policy, now=when))
     people = now or then
@@ -86,6 +88,16 @@ def check_decision(
         )
     else:
         notes.findings += findings
+
+
+def _without_documents(folder: Path, recorded: dict[str, Any] | None) -> Iterator[Finding]:
+    """Yield the documents that an approval was given with and that are not there, or are others, now."""
+    counted = [item.get("documents") for item in (recorded or {}).get("accepted", []) if isinstance(item, dict)]
+    for name, digest in attachments.lost(folder, [item for item in counted if isinstance(item, dict)]):
+        yield Finding(
+            where=f"{attachments.FOLDER}/",
+            what=f"must hold {shown(name)} of sha256 {shown(digest)[:16]}…, which was signed for; no file is it",
+        )
 
 
 def _of_then(recorded: dict[str, Any], statements: Sequence[Signed]) -> list[Signed]:

@@ -106,6 +106,7 @@ def _asked(asked: Subject, release: OpenedRelease) -> str:
         ("trained by", f"{asked.trainer.name} <{asked.trainer.email}>, who may not sign"),
         ("evidence", f"{len(asked.evidence)} documents, sha256 {asked.evidence_digest[:16]}…"),
     ]
+    rows += [("to be attached", name) for name in asked.requirement.documents]
     waived = _document(release, "risk").get("waived", [])
     rows += [("waived", sentence) for sentence in waived]
     return _table(("", ""), rows)

@@ -109,7 +109,12 @@ def put_forward(release: OpenedRelease, *, decision_id: str | None = None) -> Su
         model_digest=release.model_digest,
         policy=policy.current().to_bytes(),
         trainer=Person(name=release.trainer_name, email=release.trainer_email),
-        requirement=Requirement(band=assessment["band"], roles=assessment["required_roles"], validity_days=assessment["validity_days"]),
+        requirement=Requirement(
+            band=assessment["band"],
+            roles=assessment["required_roles"],
+            validity_days=assessment["validity_days"],
+            documents=_rules().documents_to_attach(assessment.get("documents", ())),
+        ),
         approvers=approvers,
         names=[name.replace("-", "_") for name in JUDGED if release.evidence(name).is_file()],
         environment=release.environment,

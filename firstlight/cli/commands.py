@@ -70,6 +70,10 @@ def sign_off(
         list[str] | None,
         typer.Option(help="What must be kept or done for your approval to stand; give it again for more. A date is its last day."),
     ] = None,
+    document: Annotated[
+        list[str] | None,
+        typer.Option(help="A document the risk's band asks for, NAME=FILE such as 'board minutes=minutes.pdf'; you sign for it too."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before signing.")] = False,
 ) -> None:
     """Read what a release asks you to answer for, and sign it with your SSH key."""
@@ -85,6 +89,7 @@ def sign_off(
         reject=reject,
         ask=not yes,
         conditions=condition or (),
+        documents=signing.named_files(document or ()),
     )
 
 

@@ -1,7 +1,7 @@
 """``firstlight sign-off`` and ``firstlight break-glass``."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -75,16 +75,18 @@ def sign_off(
     reject: bool,
     ask: bool,
     conditions: Sequence[str] = (),
+    documents: Mapping[str, Path] | None = None,
 ) -> None:
-    """Show what is signed, sign it, keep the statement, and let the waiting run go on when it was the last one."""
+    """Show what is signed, sign it, keep the statement and the documents, and let the waiting run go on when it was the last one."""
     from governance.signoff import Decision
 
     with _desk(settings, release_id) as desk:
         person = _person(desk, signer)
         chosen = role or _only_role(person.roles, desk.asked.requirement.roles)
         decision = Decision.REJECT if reject else Decision.APPROVE
-        words = _draft(desk, person, chosen, decision, reason, conditions, valid=None)
-        _sign(desk, words, person, key, ask=ask)
+        brought = documents or {}
+        words = _draft(desk, person, chosen, decision, reason, conditions, brought)
+        _sign(desk, words, person, key, brought, ask=ask)
 
 
 def break_glass(settings: Settings, release_id: str, *, key: Path, signer: str, reason: str, role: str | None, ask: bool) -> None:
@@ -98,17 +100,18 @@ def break_glass(settings: Settings, release_id: str, *, key: Path, signer: str, 
         rules = policy.read(settings.policy_path).risk
         person = _person(desk, signer)
         chosen = role or _only_role(person.roles, dict.fromkeys(rules.break_glass.roles, 1))
-        words = _draft(desk, person, chosen, Decision.BREAK_GLASS, reason, (), valid=timedelta(hours=rules.break_glass.valid_hours))
-        missing = desk.look().missing
-        if missing == {chosen: 1}:
+        words = _draft(desk, person, chosen, Decision.BREAK_GLASS, reason, (), {}, valid=timedelta(hours=rules.break_glass.valid_hours))
+        seen = desk.look()
+        missing = seen.missing
+        if missing == {chosen: 1} and not seen.missing_documents:
             raise RefusedError(
                 f"nothing but your own approval as {chosen} is missing: give it with `firstlight sign-off {desk.asked.release}`"
             )
         Console(highlight=False, soft_wrap=True).print(
-            f"[bold red]BREAK-GLASS[/bold red]: {desk.asked.release} goes on without {rules.asked(missing)}. A critical incident opens, everybody is told, and it "
-            f"stays open until they have signed, within {rules.break_glass.ratify_hours} hours.",
+            f"[bold red]BREAK-GLASS[/bold red]: {desk.asked.release} goes on without {rules.asked(missing) or 'its documents'}. A critical incident opens, everybody is told, "
+            f"and it stays open until they have signed, within {rules.break_glass.ratify_hours} hours.",
         )
-        _sign(desk, words, person, key, ask=ask)
+        _sign(desk, words, person, key, {}, ask=ask)
 
 
 @contextmanager
@@ -146,16 +149,32 @@ def _person(desk: _Desk, signer: str) -> "Approver":
 
 
 def _draft(
-    desk: _Desk, person: "Approver", role: str, decision: str, reason: str, conditions: Sequence[str], *, valid: timedelta | None
+    desk: _Desk,
+    person: "Approver",
+    role: str,
+    decision: str,
+    reason: str,
+    conditions: Sequence[str],
+    brought: Mapping[str, Path],
+    *,
+    valid: timedelta | None = None,
 ) -> "Statement":
     """Return the words to sign. Raises RefusedError where signing them would be in vain, and lets the ledger say so."""
     from firstlight.digest import sha256_bytes
-    from governance import signoff, statement
+    from governance import attachments, signoff, statement
     from tasks import policy
 
     given = signoff.Decision(decision)
     words = statement.draft(
-        desk.asked, approver=person, role=role, decision=given, reason=reason, now=datetime.now(UTC), conditions=conditions, valid=valid
+        desk.asked,
+        approver=person,
+        role=role,
+        decision=given,
+        reason=reason,
+        now=datetime.now(UTC),
+        conditions=conditions,
+        documents=attachments.digests(brought),
+        valid=valid,
     )
     why_not = signoff.may_sign(words, subject=desk.asked, approver=person, policy=policy.read(desk.settings.policy_path).risk)
     why_not = why_not or _why_too_late(desk)
@@ -179,8 +198,8 @@ def _why_too_late(desk: _Desk) -> str | None:
     return f"a release must be open to be signed, {desk.release.id} ended as {desk.release.status.value}: look at `firstlight status`"
 
 
-def _sign(desk: _Desk, words: "Statement", person: "Approver", key: Path, *, ask: bool) -> None:
-    from governance import statement
+def _sign(desk: _Desk, words: "Statement", person: "Approver", key: Path, brought: Mapping[str, Path], *, ask: bool) -> None:
+    from governance import attachments, statement
 
     console = Console(highlight=False, soft_wrap=True)
     _show(console, desk.folder, words)
@@ -189,6 +208,7 @@ def _sign(desk: _Desk, words: "Statement", person: "Approver", key: Path, *, ask
     made = statement.sign_statement(words, key_file=key.expanduser(), source=f"{person.email}.json")
     if why_not := desk.why_not(made):
         desk.refuse(f"the signature does not count: {why_not}", who=person.email, digest=made.digest)
+    attachments.attach(desk.folder, brought, words.documents)
     kept = statement.store(desk.folder, made, email=person.email)
     judged = desk.look()
     console.print(f"signed: {desk.asked.release}, {words.decision.value} by {person.name} as {words.role}; {judged.summary}", markup=False)
@@ -232,6 +252,14 @@ def _ratified(desk: _Desk, judged: "SignOffDecision") -> str:
     if judged.missing:
         return f"not ratified yet: {judged.summary}"
     return f"ratified; its incident is resolved, and the dossier says so: {page}"
+
+
+def named_files(texts: Sequence[str]) -> dict[str, Path]:
+    """Return name -> file of ``NAME=FILE`` texts. Raises RefusedError on another form."""
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (name, sign, file) in zip(texts, pairs, strict=True) if not (name.strip() and sign and file)]:
+        raise RefusedError(f"a document must be given as NAME=FILE, such as 'board minutes=minutes.pdf', found {wrong[0][:80]!r}")
+    return {name.strip(): Path(file).expanduser() for name, _, file in pairs}
 
 
 def _release_folder(settings: Settings, release_id: str) -> Path:

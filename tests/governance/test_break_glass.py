@@ -189,21 +189,43 @@ SUBJECT = {
 }
 
 
+def test_what_the_band_asks_for_must_be_brought_by_somebody_who_approves(decide, glass, signed_by, subject):
+    asked = Requirement(band="x", roles={"ai-risk-officer": 1}, validity_days=30, documents=("board minutes", "acceptance memo"))
+    high = subject.model_copy(update={"requirement": asked})
+    half = decide(signed_by(documents={"board minutes": "a" * 64}), subject=high)
+    assert (half.verdict, half.missing, half.missing_documents) == (Verdict.CANNOT_TELL, {}, ("acceptance memo",))
+    assert half.summary == "waiting for acceptance memo (`firstlight sign-off --document`)"
+    assert (
+        decide(signed_by("annie", decision=Decision.REJECT, documents={"acceptance memo": "b" * 64}), subject=high).verdict is Verdict.FAIL
+    )
+    whole = decide(signed_by(documents={"board minutes": "a" * 64, "acceptance memo": "b" * 64}), subject=high)
+    assert (whole.verdict, whole.accepted[0].documents["board minutes"]) == (Verdict.PASS, "a" * 64)
+    assert decide(glass(), signed_by(documents={"board minutes": "a" * 64}), subject=high).break_glass.ratified is False
+
+
 def test_a_statement_of_the_first_format_still_counts_for_a_release_of_that_time(decide, humans, statement_of, numbered):
     old = json.loads(statement_of().to_bytes()) | {"format": "firstlight/sign-off/v1"}
-    data = canonical_json({name: value for name, value in old.items() if name not in ("conditions", "decision_id", "change_id")})
+    data = canonical_json(
+        {name: value for name, value in old.items() if name not in ("conditions", "documents", "decision_id", "change_id")}
+    )
     signed = Signed(source="vera.json", statement=data, signature=sign(data, key_file=humans["vera"].key_file))
     assert parse_statement(data).to_bytes() == data
     assert decide(signed).verdict is Verdict.PASS
     assert "must name the decision" in decide(signed, subject=numbered).refused[0][1]
-    for smuggled in ({"conditions": ["c"]}, {"decision_id": "DEC-2026-001"}, {"conditions": []}, {"decision": "break-glass"}):
+    for smuggled in (
+        {"conditions": ["c"]},
+        {"documents": {}},
+        {"decision_id": "DEC-2026-001"},
+        {"conditions": []},
+        {"decision": "break-glass"},
+    ):
         with pytest.raises(SignOffError):
             parse_statement(canonical_json(json.loads(data) | smuggled))
 
 
 def test_a_subject_of_the_first_format_reads_back_and_knows_no_ids(subject):
-    old = {name: value for name, value in subject.document().items() if name not in ("environment", "decision_id", "change_id")}
-    old["format"] = "firstlight/sign-off-subject/v1"
+    old = subject.model_copy(update={"format": "firstlight/sign-off-subject/v1"}).document()
+    assert not {"environment", "decision_id", "change_id", "documents"} & {*old, *old["requirement"]}
     assert Subject.model_validate(old).document() == old
     with pytest.raises(ValueError, match="has no environment"):
         Subject.model_validate(old | {"change_id": "CR-2026-001"})

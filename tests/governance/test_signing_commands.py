@@ -9,8 +9,9 @@ import pytest
 
 from firstlight import settings as settings_module
 from firstlight.cli import signing, waiving
+from firstlight.digest import sha256_file
 from firstlight.errors import RefusedError
-from governance import statement
+from governance import attachments, statement
 from governance.approvers import write_approvers
 from governance.evidence import write_evidence
 from governance.statement import Decision, draft, sign_statement
@@ -118,6 +119,27 @@ def test_a_person_sees_what_they_sign_and_how_anybody_can_check_it(office, capsy
     words, _, signed = command.removeprefix("ssh-keygen ").partition(" < ")
     done = ssh_keygen(*words.split(), input=Path(signed).read_bytes())
     assert b'Good "firstlight-sign-off" signature for vera@lab.example' in done.stdout
+
+
+def test_a_document_that_is_brought_is_kept_signed_for_and_missed_when_it_is_changed(office, tmp_path):
+    minutes = tmp_path / "Minutes of today.PDF"
+    minutes.write_bytes(b"the board met and agreed")
+    assert signing.named_files([f"board minutes={minutes}"]) == {"board minutes": minutes}
+    office.sign(documents={"board minutes": minutes})
+    (kept,) = (office.folder / "documents").iterdir()
+    words = statement.parse_statement((office.folder / "signoffs" / "vera@lab.example.json").read_bytes())
+    assert words.documents == {"board minutes": sha256_file(kept)}
+    assert (kept.name, kept.read_bytes()) == (f"board-minutes-{sha256_file(kept)[:12]}.pdf", minutes.read_bytes())
+    assert attachments.lost(office.folder, [words.documents]) == []
+    kept.write_bytes(b"the board met and did not agree")
+    assert attachments.lost(office.folder, [words.documents]) == [("board minutes", words.documents["board minutes"])]
+    minutes.write_bytes(b" ")
+    for wrong in (minutes, tmp_path, tmp_path / "nowhere.pdf"):
+        with pytest.raises(RefusedError, match="must be"):
+            office.sign(documents={"board minutes": wrong})
+    for wrong in ("board minutes", "=x.pdf", "x="):
+        with pytest.raises(RefusedError, match="NAME=FILE"):
+            signing.named_files([wrong])
 
 
 def test_a_sign_off_that_counts_is_one_line_in_the_ledger_however_often_it_is_looked_at(office):
