@@ -11,9 +11,13 @@ from firstlight.digest import sha256_file
 from governance import model_keys, model_signature
 from governance.attestation import VersionStatement, attest, ensure_key
 from governance.model_keys import KeySource
-from serving import adoption, nursery
+from rollout.spec import ServableVersion
+from serving import __main__ as serving_main
+from serving import adoption, nursery, process
 from serving.errors import ModelRefusedError
+from serving.fleet import Fleet
 from serving.nursery import Order, verified
+from serving.options import ModelOptions, Options
 
 TODAY = datetime.now(UTC).date()
 
@@ -147,3 +151,29 @@ def test_a_server_that_was_started_before_a_key_was_revoked_does_not_fit_any_mor
     breaks(Path("/nowhere"), keys, "revoked")
     assert [adoption.trusted(None), adoption.trusted(keys.with_name("none"))] == [[], ["none"]]
     assert adoption.trusted(keys) != before
+
+
+def test_a_model_servers_process_is_told_which_keys_count(order, keys, monkeypatch, capsys):
+    """From the supervisor's options to the nursery: whoever leaves a word out leaves the checks out."""
+    heard, listener = [], process.bind()
+
+    def hire(told, **_):
+        heard.append(told)
+        raise ModelRefusedError("nobody is hired")
+
+    monkeypatch.setattr("serving.process_staff.Processes", hire)
+    monkeypatch.setattr("serving.process.log_as_json", lambda **_: None)
+    monkeypatch.setattr("serving.process.bind", lambda **_: listener)
+    options = Options(model=ModelOptions(model_keys=keys, trusted_keys=Path(order.trusted_keys)))
+    servable = ServableVersion(
+        model="tiny",
+        version="3",
+        folder=order.folder,
+        model_digest=order.model_digest,
+        handoff_digest=order.handoff_digest,
+        signature=order.signature,
+    )
+    words = [*Fleet(folder=Path(order.folder), options=options)._arguments(servable), "--options", options.model_dump_json()]
+    with listener:
+        assert serving_main.main(words) == serving_main.FAILED
+    assert heard == [order]
