@@ -120,7 +120,7 @@ def _head(folder: Path) -> dict[str, Any] | None:
     try:
         last = json.loads(lines[-1])
         return {"sequence": last["sequence"], "entry_digest": last["entry_digest"]}
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise EvidenceError(f"the last line of {LEDGER_FILE} must be a ledger entry, found something else: it was changed") from problem
 
 
