@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from firstlight.errors import RefusedError
-from models import archive
+from models import archive, spectrum_vae
 from models.document import MODEL, Data, Epsilon, Trainer
 from models.handoff import data_digest, load, write
 from models.judgement import judge
@@ -148,8 +148,14 @@ def _learn(parts: _Parts, recipe: Recipe, *, warm_start: Path | None, tell: Prog
         tell("calibrate", 1.0)
         outputs, summary = _outputs(model, parts.batch, tell)
     threshold = _threshold(outputs["anomaly_score"][parts.rows(Part.VALIDATION)], recipe)
-    facts = {"final_loss": round(loss, 6), "warm_start": warm, "device_used": device}
+    facts = {"final_loss": round(loss, 6), "warm_start": warm, "device_used": device, **_shape_of(model)}
     return _Learnt(model=model.cpu(), outputs=outputs, summary=summary, threshold=threshold, facts=facts)
+
+
+def _shape_of(model: SpectrumVAE) -> dict[str, Any]:
+    """Return what the network is and how many numbers it learns, for its model card."""
+    about = (spectrum_vae.__doc__ or "").partition(":")[0]
+    return {"architecture": f"{type(model).__name__}: {about}", "parameters": sum(part.numel() for part in model.parameters())}
 
 
 def _require_person(trainer: tuple[str, str]) -> None:

@@ -59,6 +59,11 @@ def test_training_ends_in_a_handoff_that_replays_and_keeps_its_claims(handoff: H
     assert {"latent", "reconstruction", "chi2", "anomaly_score", "class_probabilities"} == {spec.name for spec in handoff.model.outputs}
 
 
+def test_a_handoff_says_for_its_model_card_what_the_network_is_and_how_large(handoff: HandOff) -> None:
+    assert str(handoff.recipe["architecture"]).startswith("SpectrumVAE: A variational autoencoder")
+    assert handoff.recipe["parameters"] == sum(part.numel() for part in SpectrumVAE(SMALL.network()).parameters())
+
+
 def test_held_out_targets_taught_nothing(handoff: HandOff) -> None:
     reference = handoff.reference_table()
     held = set(handoff.holdout_table()["targetid"])
