@@ -189,6 +189,7 @@ def _supervise(options: argparse.Namespace) -> None:
         models=tuple(options.model),
         state=options.state.absolute(),
         store_url=options.store,
+        ledger_keys=options.ledger_keys,
         host=options.host,
         port=options.port,
         options=documents.parse(options.options),
@@ -256,6 +257,9 @@ def _add_supervise(roles: "argparse._SubParsersAction[argparse.ArgumentParser]")
     role.add_argument("--model", action="append", required=True, help="a model; give it again for more")
     role.add_argument("--state", type=Path, required=True, help="the state folder")
     role.add_argument("--store", required=True, help="URL of the rollout store")
+    role.add_argument(
+        "--ledger-keys", type=Path, help="file of the keys that seal the store's ledger; without it what is written there has no seal"
+    )
     role.add_argument("--ready-seconds", type=float, default=60.0, help="longest that a model server may take to become ready")
     role.add_argument("--no-standby", action="store_true", help="keep no process warm for the next version")
     return role

@@ -107,6 +107,10 @@ class Fleet:
         who = who if self.role == "model" else f"the {self.role}'s server of {who}"
         return [f"{who.format(*key)} does not answer: {seat.reason}" for key, seat in self._seats.items() if seat.reason]
 
+    def refused(self) -> dict[str, str]:
+        """Return why each version whose server cannot vouch for it is not served."""
+        return {version: seat.reason for (version, _), seat in self._seats.items() if seat.state is ServerState.REFUSED}
+
     def reason(self, version: str) -> str:
         """Return why ``version`` does not answer; empty when nothing is known to be wrong."""
         return next((seat.reason for (known, _), seat in self._seats.items() if known == version and seat.reason), "")

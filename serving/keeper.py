@@ -24,6 +24,7 @@ from serving.errors import SettingsError
 from serving.fleet import Fleet
 from serving.leases import Clock, Lease
 from serving.options import Options
+from serving.refused import RefusedVersions
 from serving.routes import Routes
 from serving.steering import routes_for, traffic_of
 
@@ -58,6 +59,7 @@ class Keeper:
         self._fleet = fleet(options=charge.options, standby=charge.standby)
         self._fresh = fleet(options=charge.options, standby=False, role="baseline")
         self._drills = self._make_drills(fleet(options=_alone(charge.options), standby=False, role="drill", restarts=False))
+        self._refused = RefusedVersions(store, environment=charge.environment, model=charge.model)
         self._lease = Lease(charge.clock)
         self._way_back: tuple[int, str | None] = (-1, None)
         self._desired: Desired | None = None
@@ -111,6 +113,8 @@ class Keeper:
         problems += self._fleet.keep(wanted, find=self._find)
         problems += self._fresh.keep(compared, find=self._find)
         problems += [problem for fleet in (self._fleet, self._fresh) for problem in fleet.problems() if problem not in problems]
+        for fleet in (self._fleet, self._fresh, self._drills.fleet):
+            self._refused.tell(fleet.refused())
         if not self._fresh.is_starting and not self._drills.fleet.is_starting:
             self._fleet.keep_spare()
         self._rehearse(settled=self._settled(answering, compared))

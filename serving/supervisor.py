@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from firstlight.digest import write_atomic
+from governance.ledger_keys import KeyRing
 from rollout.clock import Clock
 from rollout.store import Store
 from serving import adoption, control, exposure
@@ -44,6 +45,8 @@ class Settings:
     state: Path
     """The state folder; serving/ is made inside."""
     store_url: str
+    ledger_keys: Path | None = None
+    """The keys that seal what is written into the store's ledger."""
     host: str = "127.0.0.1"
     port: int = 0
     """Public port of the gateway; 0 takes a free one."""
@@ -80,7 +83,8 @@ class Supervisor:
         exposure.check(settings.host, settings.options.gateway)
         exposure.check_files(settings.options.gateway)
         self._me, self._began = adoption.myself(), time.monotonic()
-        self._store = Store(settings.store_url, clock=settings.clock.wall)
+        keys = None if settings.ledger_keys is None else KeyRing(settings.ledger_keys, may_make=False)
+        self._store = Store(settings.store_url, clock=settings.clock.wall, ledger_key=keys)
         self._keepers: list[Keeper] = []
         self._left: dict[str, tuple[Census, tuple[int, ...] | None]] = {}
         self._problems: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ def supervisor_arguments(settings: Settings, *, port: int, models: Sequence[str]
     return [
         *("-m", "serving", "supervise", "--store", settings.store, "--state", str(settings.state)),
         *("--environment", settings.environment, *named, "--port", str(port)),
-        *("--host", settings.gateway_host, "--options", _options(settings)),
+        *("--host", settings.gateway_host, "--options", _options(settings), "--ledger-keys", str(settings.ledger_key_path)),
     ]
 
 
