@@ -11,6 +11,7 @@ from models.evaluation import Evaluation, evaluate, examples
 from models.golden import replay
 from models.handoff import HandOff, load
 from models.program import Program
+from models.spectrum_vae import SpectrumVAE
 from models.split import Part, split
 from models.training import Recipe, TrainingError, _started_model, survey_labels, train
 from spectra import SpectrumBatch, read_many
