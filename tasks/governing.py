@@ -15,6 +15,7 @@ from firstlight.settings import Settings
 from firstlight.verdict import Verdict
 from governance import approvers as approvers_room
 from governance import risk, signoff, statement, subject
+from governance.evidence import evidence_path
 from governance.policy import RiskPolicy
 from governance.signoff import SignOffDecision
 from governance.subject import Person, Requirement, Subject
@@ -144,7 +145,16 @@ def look(settings: Settings, records: Store, asked: Subject, folder: Path) -> Si
     for who, why, digest in [*((one.who, one.why, one.digest) for one in decision.turned_down), *bad]:
         refuse(settings, records, asked.model, digest=digest, why=f"{number}: {why}", who=who)
     breaking_glass.settle(settings, records, asked, decision)
+    _keep_ratification(folder, decision)
     return decision
+
+
+def _keep_ratification(folder: Path, decision: SignOffDecision) -> None:
+    """Let the recorded decision be the quorum's, once it has signed what went on by break-glass; nobody judges the release again for that."""
+    file = evidence_path(folder, "sign_off")
+    recorded = json.loads(file.read_bytes()).get("break_glass") if file.is_file() else None
+    if recorded and not recorded["ratified"] and decision.break_glass is not None and decision.break_glass.ratified:
+        write_json(file, finite(decision.to_dict()))
 
 
 def refuse(settings: Settings, records: Store, model: str, *, digest: str, why: str, who: str) -> None:

@@ -2,22 +2,17 @@
 
 from pathlib import Path
 
-from firstlight.digest import finite, write_json
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
-from governance.signoff import SignOffDecision
 from governance.subject import Subject
 from rollout.records import Release
 from tasks import publishing
 from tasks.releases import OpenedRelease
 
 
-def again(settings: Settings, record: Release, asked: Subject, decision: SignOffDecision) -> Path:
-    """Write dossier, papers and manifest of an ended release anew, with the decision in them once its quorum has signed; return the page."""
-    release = _reopened(settings, record, asked)
-    if decision.break_glass is not None and decision.break_glass.ratified:
-        write_json(release.evidence("sign-off"), finite(decision.to_dict()))
-    return publishing.write_dossier(release)
+def again(settings: Settings, record: Release, asked: Subject) -> Path:
+    """Write dossier, papers and manifest of an ended release anew, from the evidence that is there now; return the page."""
+    return publishing.write_dossier(_reopened(settings, record, asked))
 
 
 def _reopened(settings: Settings, record: Release, asked: Subject) -> OpenedRelease:

@@ -246,7 +246,7 @@ def _ratified(desk: _Desk, judged: "SignOffDecision") -> str:
     from tasks import republishing
 
     assert desk.release is not None
-    page = republishing.again(desk.settings, desk.release, desk.asked, judged)
+    page = republishing.again(desk.settings, desk.release, desk.asked)
     if judged.verdict is Verdict.FAIL:
         return f"{judged.summary}: it went live by break-glass, so go back with `firstlight rollback`"
     if judged.missing:

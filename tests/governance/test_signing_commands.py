@@ -13,7 +13,7 @@ from firstlight.digest import sha256_file
 from firstlight.errors import RefusedError
 from governance import attachments, statement
 from governance.approvers import write_approvers
-from governance.evidence import write_evidence
+from governance.evidence import read_evidence, write_evidence
 from governance.statement import Decision, draft, sign_statement
 from governance.subject import Person, Requirement, open_for_sign_off
 from tasks import asking, breaking_glass, change_control, doors, governing, policy
@@ -228,7 +228,11 @@ def test_a_broken_glass_opens_a_critical_incident_and_the_quorum_resolves_it(off
     assert (incident.cause, incident.severity.value, incident.is_open) == (f"break-glass:{office.release}", "critical", True)
     assert "must be ratified by 1 ai-risk-officer until" in incident.summary
     assert "the old model crashes" in incident.summary
+    with doors.store(office.settings) as records:
+        write_evidence(office.folder, "sign_off", governing.look(office.settings, records, office.asked, office.folder).to_dict())
+    assert read_evidence(office.folder, "sign_off")["break_glass"]["ratified"] is False
     office.sign()
+    assert read_evidence(office.folder, "sign_off")["break_glass"]["ratified"] is True
     assert (office.incident().is_open, office.incident().resolved_by) == (False, "vera@lab.example")
     assert "ratifies the break-glass of Henrietta Leavitt" in office.incident().resolved_because
     assert [line.what for line in office.ledger("break-glass", "sign-off", "ratified")] == ["break-glass", "sign-off", "ratified"]
