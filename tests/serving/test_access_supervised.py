@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from firstlight import settings
 from firstlight.digest import sha256_file
 from firstlight.errors import FirstlightError
 from rollout.spec import ServableVersion, Traffic
@@ -22,6 +23,7 @@ from serving import control
 from serving.client import InferenceClient
 from serving.errors import SettingsError, UnreachableError
 from serving.supervisor import Settings, Supervisor
+from tasks import safeguards
 from tests.serving.certificates import Authority
 from tests.serving.keeping import House
 
@@ -98,6 +100,11 @@ def test_the_release_flows_own_way_in_needs_neither_certificate_nor_access_file(
         stranger.routes()
     for name in ("reader.key", "control.token", control.ADDRESS_FILE, "access.log"):
         assert stat.S_IMODE((plane.folder / name).stat().st_mode) & 0o077 == 0, name
+
+
+def test_a_release_finds_out_by_trying_that_strangers_are_refused(plane):
+    here = settings.load(state_dir=plane.state, environment=ENVIRONMENT, gateway_access_file=plane.house.write(), gateway_host="0.0.0.0")
+    assert safeguards.strangers_are_refused(here, model=MODEL) is True
 
 
 def test_callers_come_in_by_key_and_by_certificate_and_have_their_limits(plane, until):
