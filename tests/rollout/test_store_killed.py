@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event, select
 
+from firstlight import chain
 from firstlight.verdict import Verdict
 from rollout.controller import advance, begin
 from rollout.errors import Fenced, StaleChampion
@@ -78,6 +79,7 @@ def check_consistent(url: str) -> int:
         assert subject is None or [decision.digest for decision in logged] == subject
     statuses = [release.status for release in store.releases(*HERE)]
     assert statuses.count("open") <= 1
+    assert chain.broken([entry.to_dict() for entry in store.ledger()]) == []
     assert len(history) - statuses.count("promoted") in (0, 1), "a promotion may wait for its release to be closed, no more"
     store.close()
     return len(history)
@@ -185,6 +187,8 @@ RELEASE = f"{MODEL}-{DIGESTS['2'][:12]}"
 AGAIN = {"expected_champion": "1", "release_id": RELEASE, "version": "2", "digest": DIGESTS["2"], "by": "flow"}
 WISH = {"name": "night", "a": "1", "b": "3", "share": 10, "sticky": None, "until": 9e9, "by": "ada"}
 
+INCIDENT = {"cause": "c", "severity": "critical", "summary": "s", "evidence_digest": "", "owner": "ada", "by": "flow"}
+
 
 def claim(store: Any) -> int:
     return int(store.claim_rollout(*HERE, release_id=RELEASE, holder="flow", spec=SPEC).token)
@@ -225,6 +229,9 @@ OPERATIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], list[str
     "write down a rehearsal": (put_out, lambda store: store.record_drill(REHEARSED), ["drill"]),
     "begin an experiment": (nothing, try_out, ["begin-experiment", "traffic"]),
     "end an experiment": (try_out, lambda store: store.end_experiment(*HERE, by="ada"), ["end-experiment", "traffic"]),
+    "say what was refused": (nothing, lambda store: store.record(*HERE, what="refused", digest="", detail="x", by="ada"), ["refused"]),
+    "open an incident": (nothing, lambda store: store.open_incident(*HERE, **INCIDENT), ["open-incident"]),
+    "take a decision id": (nothing, lambda store: store.decision_id(RELEASE, year=2026), ["decision-id"]),
     "promote beside an experiment": (try_out, lambda store: store.promote(*HERE, **AGAIN), ["end-experiment", "traffic", "promote"]),
 }
 
@@ -274,6 +281,7 @@ def test_an_operation_killed_anywhere_has_not_happened_and_then_happens_once(sto
         assert not dies or contents(store_url) == untouched
     with Store(store_url) as store:
         assert [decision.what for decision in store.decisions(*HERE)[logged:]] == decisions
+        assert chain.broken([entry.to_dict() for entry in store.ledger()]) == []
 
 
 def claim_and_act(url: str, barrier: Any, said: Any) -> None:
