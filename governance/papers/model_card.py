@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from governance.documents import parse_yaml
 from governance.errors import EvidenceError
+from governance.papers.decision import decision_of
 from governance.papers.facts import NO_EVIDENCE, Claim, PaperFacts, line, plain, tidy, walk, words
 from governance.papers.page import Part, render
 
@@ -216,8 +217,15 @@ def _guidance(facts: PaperFacts) -> dict[str, Any]:
 
 
 def _functions(facts: PaperFacts) -> dict[str, Any]:
+    decided = decision_of(facts)
     return {
-        "govern": {"notes": facts.said("sign_off.summary", "subject.requirement.band", "subject.requirement.roles")},
+        "govern": {
+            "notes": facts.said("sign_off.summary", "subject.requirement.band", "subject.requirement.roles"),
+            "approvals": decided.makers,
+            "conditions": decided.conditions,
+            "residual_risk": facts.phrase("{} of 25, {}", "risk.overall", "risk.band"),
+            "next_review_due": decided.look_again,
+        },
         "map": {
             "context_considerations": facts.said("hand_off.purpose", "hand_off.not_for", "hand_off.data_class"),
             "risk_categories": _listed([f"{row.get('id')} {row.get('title')}" for row in _scenarios(facts)], "risk.scenarios"),
@@ -349,5 +357,7 @@ def _risks(facts: PaperFacts, *ids: str) -> Claim:
 
 
 def _platform(facts: PaperFacts) -> Claim:
-    known = {key: value for key, value in facts.mapping("serving").items() if isinstance(value, bool)}
-    return _listed([f"{key.replace('_', ' ')}: {words(value)}" for key, value in known.items()], "serving")
+    known = [f"{key.replace('_', ' ')}: {words(value)}" for key, value in facts.mapping("serving").items() if isinstance(value, bool)]
+    signature = facts.claim("registration.signature")
+    signed = [f"model folder signed: {signature}"] if signature.is_known else []
+    return Claim(value=tidy([*known, *signed]) or NO_EVIDENCE, sources=("serving", "registration.signature"))
