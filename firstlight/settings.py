@@ -35,8 +35,8 @@ QUIET = {
 """Environment of every process we start: no telemetry, no pickle."""
 
 
-KEYLESS = {"FIRSTLIGHT_MODEL_KEY_PEM": "", "FIRSTLIGHT_MODEL_KEY_PKCS11": ""}
-"""Environment of a process that never signs: what it inherited of a private key is taken away."""
+PRIVATE = ("FIRSTLIGHT_MODEL_KEY_PEM", "FIRSTLIGHT_MODEL_KEY_PKCS11")
+"""Variables that hold a private key or a token's PIN: only a process that signs gets them."""
 
 
 class Settings(BaseSettings):
@@ -67,6 +67,9 @@ class Settings(BaseSettings):
 
     approvers_file: Path | None = None
     """Who may sign, with which keys and roles; None means approvers.yaml in the state folder."""
+
+    approvers_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """The sha256 that file must have before anybody's signature is judged by it; None believes whoever can write the file."""
 
     pipeline_key: Path | None = None
     """SSH private key with which the release flow signs the versions it makes servable; None means keys/pipeline in the state folder, made once."""
@@ -368,6 +371,11 @@ def environment_for_children(settings: Settings) -> dict[str, str]:
         "FIRSTLIGHT_STATE_DIR": str(settings.state),
         "FIRSTLIGHT_ENVIRONMENT": settings.environment,
     }
+
+
+def environment_without_keys(settings: Settings) -> dict[str, str]:
+    """Return :func:`environment_for_children` for a process that never signs."""
+    return {name: value for name, value in environment_for_children(settings).items() if name not in PRIVATE}
 
 
 def quieten() -> None:

@@ -175,6 +175,10 @@ def _sign(settings: Settings, folder: Path, *, anew: bool = False) -> SignedFold
         with suppress(SignatureError):  # what it was over is no longer here, or its key no longer counts
             return model_signature.verify(folder, present, trusted=known, today=today())
     made = model_signature.sign(folder, source)
+    if known.get(by := model_signature.key_of(made, where=folder)) is None:
+        raise SignatureError(
+            f"the key that signs here, {model_keys.shown(by)}, must be trusted here, {settings.model_keys_path} does not have it: firstlight keys trust"
+        )
     signed = model_signature.verify(folder, made, trusted=known, today=today())
     keep_signature(folder, made)
     return signed

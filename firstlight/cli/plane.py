@@ -15,7 +15,7 @@ import httpx
 from firstlight.cli.processes import Children, choose_port
 from firstlight.digest import sha256_bytes, write_json
 from firstlight.errors import RefusedError
-from firstlight.settings import KEYLESS, ROOT, Settings, environment_for_children
+from firstlight.settings import PRIVATE, ROOT, Settings, environment_without_keys
 
 WORK_POOL = "firstlight"
 """The work pool named in prefect.yaml: of type `process` on our own server, of type `kubernetes` in a cluster."""
@@ -31,7 +31,8 @@ class Plane:
         self.settings = settings
         self.api_url = settings.prefect_api_url
         self.addresses: dict[str, str] = {}
-        self.children = Children(environment=environment_for_children(settings), logs=settings.folder("logs"))
+        self._signing = {name: os.environ[name] for name in PRIVATE if name in os.environ}
+        self.children = Children(environment=environment_without_keys(settings), logs=settings.folder("logs"))
 
     def __enter__(self) -> "Plane":
         return self
@@ -63,7 +64,7 @@ class Plane:
             self._deploy()
             os.environ.update(self.environment)
             runs.keep_schedules(active=schedules)
-            self._start("worker", ["-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"])
+            self._start("worker", ["-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"], extra=self._signing)
         return self.api_url or ""
 
     def find_server(self) -> str | None:
@@ -79,9 +80,7 @@ class Plane:
 
         if is_supervised(self.settings, model):
             return
-        self.children.start(
-            "serve", [sys.executable, *supervisor_arguments(self.settings, port=port, models=(model,) if model else ())], extra=KEYLESS
-        )
+        self.children.start("serve", [sys.executable, *supervisor_arguments(self.settings, port=port, models=(model,) if model else ())])
         self.children.wait_for("serve", lambda: is_supervised(self.settings, model), seconds=60)
 
     def mlflow_ui(self) -> str:
@@ -109,8 +108,8 @@ class Plane:
         self.addresses["reports"] = f"http://127.0.0.1:{port}/index.html"
         return self.addresses["reports"]
 
-    def _start(self, name: str, arguments: list[str]) -> None:
-        self.children.start(name, [sys.executable, *arguments], extra=self.environment if self.api_url else None)
+    def _start(self, name: str, arguments: list[str], *, extra: dict[str, str] | None = None) -> None:
+        self.children.start(name, [sys.executable, *arguments], extra={**(self.environment if self.api_url else {}), **(extra or {})})
 
     def _start_server(self, port: int) -> None:
         port = choose_port(port, what="the Prefect server", setting="FIRSTLIGHT_PREFECT_PORT")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from firstlight.errors import RefusedError
-from firstlight.settings import KEYLESS, Settings, environment_for_children
+from firstlight.settings import Settings, environment_without_keys
 from governance.attestation import ensure_key
 
 _FRESH_SECONDS = 5.0
@@ -101,7 +101,7 @@ def serve(settings: Settings, *, port: int | None, models: Sequence[str]) -> int
             f"one supervisor at a time may serve a model, one already serves {' and '.join(taken)} in {settings.environment}: stop it first"
         )
     arguments = supervisor_arguments(settings, port=settings.gateway_port if port is None else port, models=models)
-    child = subprocess.Popen([sys.executable, *arguments], env={**environment_for_children(settings), **KEYLESS})
+    child = subprocess.Popen([sys.executable, *arguments], env=environment_without_keys(settings))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os.kill(child.pid, signal.SIGTERM))
     return child.wait()
