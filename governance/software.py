@@ -81,7 +81,10 @@ def installed(root: str, *, lock: Path | None = None) -> Software:
 
     ``lock``: a file of ``name==version`` lines; one that cannot be read counts as none.
     """
-    by_name = {normal(one.metadata["Name"]): one for one in importlib.metadata.distributions() if one.metadata["Name"]}
+    by_name: dict[str, Metadata] = {}
+    for one in importlib.metadata.distributions():
+        if one.metadata["Name"]:
+            by_name.setdefault(normal(one.metadata["Name"]), one)  # the first on the path is the one that is imported
     pinned, digest = _pins(lock)
     start = importlib.metadata.distribution(root)
     below = closure(normal(root), lambda name: (by_name[name].requires or []) if name in by_name else None)
