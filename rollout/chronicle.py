@@ -77,6 +77,11 @@ class Chronicle:
         with self._database.reading() as connection:
             return ledger_rows.head(connection)
 
+    def latest(self) -> float | None:
+        """Return the latest time of any entry (unix seconds), which is later than the head's where a clock was set back; None before the first."""
+        with self._database.reading() as connection:
+            return ledger_rows.latest(connection)
+
     def rotate_ledger_key(self, new: ChainKey, *, by: str, lost: bool = False) -> int:
         """Let ``new`` seal from the next entry on; return the sequence of the entry that says so, which the key before it seals.
 

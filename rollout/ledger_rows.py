@@ -7,7 +7,7 @@ connection: it is the database's, not the caller's.
 import logging
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Row, Select, and_, insert, select
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select
 
 from firstlight import chain
 from firstlight.chain import ChainKey
@@ -87,6 +87,12 @@ def head(connection: Connection) -> LedgerEntry | None:
     """Return the last entry, or None."""
     row = connection.execute(_newest().limit(1)).one_or_none()
     return None if row is None else _entry(row)
+
+
+def latest(connection: Connection) -> float | None:
+    """Return the latest time of any entry, unix seconds: entries have the clocks of those who wrote them. None before the first."""
+    found = connection.execute(select(func.max(LEDGER.c.at))).scalar()
+    return None if found is None else float(found)
 
 
 def decisions(connection: Connection, environment: str, model: str) -> list[Decision]:

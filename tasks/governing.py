@@ -20,7 +20,7 @@ from governance.policy import RiskPolicy
 from governance.signoff import SignOffDecision
 from governance.subject import Person, Requirement, Subject
 from rollout.store import Store
-from tasks import breaking_glass, change_control, doors, drills, policy, waiving
+from tasks import breaking_glass, change_control, doors, drills, noticing, policy, waiving
 from tasks.releases import OpenedRelease
 from tasks.stages import StageResult, publish, stage
 
@@ -72,6 +72,7 @@ def sign_off(release: OpenedRelease) -> StageResult:
     started = time.monotonic()
     unacceptable = _again_without_ended_waivers(settings, release)
     with doors.store(settings) as records:
+        noticing.approvers(settings, records, model=release.model, folder=Path(release.folder))
         asked = put_forward(release, decision_id=records.decision_id(release.id, year=datetime.now(UTC).year))
         decision = look(settings, records, asked, Path(release.folder))
     digest = write_json(release.evidence("sign-off"), finite(decision.to_dict()))
@@ -124,11 +125,11 @@ def put_forward(release: OpenedRelease, *, decision_id: str | None = None) -> Su
     )
 
 
-def decide(settings: Settings, asked: Subject, folder: Path) -> SignOffDecision:
-    """Judge every statement in a release folder, by the approvers in force now."""
+def decide(settings: Settings, asked: Subject, folder: Path, *, now: datetime | None = None) -> SignOffDecision:
+    """Judge every statement in a release folder, by the approvers in force ``now`` (by this machine's clock when left out)."""
     known, _ = approvers_room.read_approvers(settings.approvers_path)
     statements, unreadable = statement.collect(folder)
-    decision = signoff.judge(statements, subject=asked, approvers=known, policy=_rules(), now=datetime.now(UTC))
+    decision = signoff.judge(statements, subject=asked, approvers=known, policy=_rules(), now=now or datetime.now(UTC))
     if unreadable:
         get_logger().warning("unreadable statements: %s", unreadable)
     return decision
@@ -136,7 +137,7 @@ def decide(settings: Settings, asked: Subject, folder: Path) -> SignOffDecision:
 
 def look(settings: Settings, records: Store, asked: Subject, folder: Path) -> SignOffDecision:
     """Judge every statement in a release folder, and let the ledger say of each, once, that it counted or why it did not."""
-    decision = decide(settings, asked, folder)
+    decision = decide(settings, asked, folder, now=noticing.moment(settings, records, model=asked.model))
     number = f"{asked.decision_id or asked.release}, release {asked.release}"
     for given in decision.accepted:
         detail = f"{number}: {given.decision} by {given.name} as {given.role}, key {given.fingerprint}: {given.reason}"
