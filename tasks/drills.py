@@ -12,10 +12,11 @@ from typing import Any
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from firstlight.verdict import Verdict
+from governance import model_signature
 from models import golden, handoff
-from rollout.spec import RolloutPolicy
+from rollout.spec import RolloutPolicy, ServableVersion
 from rollout.store import Store
-from tasks import doors, policy, safeguards
+from tasks import doors, policy, safeguards, vouching
 
 _FRESH_SECONDS = 5.0
 
@@ -31,12 +32,14 @@ def platform_facts(settings: Settings, records: Store, *, model: str, folder: Pa
         "supervised": is_supervised,
     }
     if champion is not None:
-        tried["rollback_available"] = _loads(records.version(model, champion.version).folder)
+        tried["rollback_available"] = _is_loadable(settings, records.version(model, champion.version))
+    if vouching.is_signed(folder):
+        tried["signed_before_load"] = refuses_what_nobody_signed(settings, folder)
     if doors.has_logged(settings, model=model):
         tried["inference_log"] = True
     guarded = safeguards.facts(settings, model=model, folder=folder, policy=policy.read(settings.policy_path).risk)
     tried |= {name: value for name, value in guarded.items() if isinstance(value, bool)}
-    broken = [name for name in ("verify_before_load", "golden_before_ready") if not tried[name]]
+    broken = [name for name in ("verify_before_load", "golden_before_ready", "signed_before_load") if not tried.get(name, True)]
     verdict = Verdict.FAIL if broken else Verdict.PASS if is_supervised else Verdict.CANNOT_TELL
     reasons = [f"{name} must hold on this platform, the try showed it does not" for name in broken]
     reasons += [] if is_supervised else ["nobody serves this environment now, so serving could not be tried"]
@@ -73,6 +76,34 @@ def refuses_changed_bytes(folder: Path) -> bool:
         data[len(data) // 2] ^= 1
         model.write_bytes(bytes(data))
         return not _loads(copy)
+
+
+def refuses_what_nobody_signed(settings: Settings, folder: Path) -> bool:
+    """Ask for the signature of a folder and of its copies: True when it holds, and neither an added file nor a missing signature passes."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drill-") as scratch:
+        copy = Path(scratch) / "hand-off"
+        shutil.copytree(folder, copy)
+        signature = model_signature.read_signature(folder)
+        held = _is_vouched_for(settings, copy, signature)
+        alone = _is_vouched_for(settings, copy, None)
+        (copy / "added.py").write_bytes(b"")
+        return held and not alone and not _is_vouched_for(settings, copy, signature)
+
+
+def _is_vouched_for(settings: Settings, folder: Path, signature: bytes | None) -> bool:
+    try:
+        vouching.require(settings, folder, signature)
+    except RefusedError:
+        return False
+    return True
+
+
+def _is_loadable(settings: Settings, version: ServableVersion) -> bool:
+    try:
+        vouching.require_version(settings, version)
+    except RefusedError:
+        return False
+    return _loads(version.folder)
 
 
 def notices_wrong_answers(folder: Path) -> bool:
