@@ -1,7 +1,10 @@
 """Flows and retries against a real Prefect server of their own."""
 
+import json
+import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,21 @@ from prefect.states import Pending, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 
 from firstlight import settings
-from firstlight.cli import releasing
+from firstlight.cli import releasing, waiving
 from firstlight.errors import RefusedError, TransientError
+from firstlight.verdict import Verdict
 from flows import release_model as release_module
 from flows.reassess import reassess
 from flows.release_model import release_model
 from flows.watch_drift import watch_drift
 from rollout.spec import ServableVersion
-from tasks import doors, incidents
+from tasks import doors, governing, incidents
 from tasks.registering import REGISTERED, Candidate, announce, event_id
+from tasks.releases import OpenedRelease
 from tasks.retries import ATTEMPTS, retrying
+from tasks.stages import StageResult
 from tests.whole import toy
+from tests.whole.house import CTO, write_people
 
 pytestmark = [
     pytest.mark.flow,
@@ -184,3 +191,40 @@ def test_a_wrong_answer_is_none_and_does_not_end_the_waiting_run(answer: Any, sa
         client.set_flow_run_state(run.id, Pending(), force=True)
         # Then it goes on, with the answer or as if nothing had been said
         assert run_flow(waits, flow_run=client.read_flow_run(run.id)) == said
+
+
+def test_a_waiver_that_ends_while_people_are_asked_ends_the_asking(empty_state: Path, tmp_path: Path) -> None:
+    # Given a release whose risk was assessed with a waiver in force
+    here = settings.current()
+    write_people(tmp_path / "keys", here.approvers_path)
+    key, until = tmp_path / "keys" / CTO, datetime.now(UTC).date() + timedelta(days=1)
+    words = {"signer": CTO, "reason": "looked at by hand tonight", "controls": ("a person looks at each",), "until": until}
+    waiving.waive(here, "F02", toy.NAME, key=key, **words, role=None, ask=False)
+    with doors.store(here) as records:
+        digests = {"handoff_digest": "b" * 64, "model_digest": "a" * 64, "policy_digest": "p"}
+        opened = records.open_release("local", toy.NAME, **digests, by="a test")
+    facts = {"trainer_name": toy.TRAINER.name, "trainer_email": toy.TRAINER.email, "folder": str(here.folder("releases", opened.id))}
+    release = OpenedRelease(id=opened.id, environment="local", model=toy.NAME, handoff="/nowhere", **digests, **facts)
+
+    def used() -> list[bool]:
+        return [one["used"] for one in json.loads(release.evidence("risk").read_bytes()).get("waivers", [])]
+
+    @flow
+    def asks() -> StageResult:
+        governing.assess_risk(release)
+        assert used() == [True]
+        # When it is gone by the time the signatures are looked at
+        shutil.rmtree(here.state / "waivers")
+        return governing.sign_off(release)
+
+    ended = asks()
+    # Then nobody is asked about a risk that is not accepted any more, and the evidence says so
+    assert (ended.verdict, used()) == (Verdict.FAIL, [])
+    assert ended.summary.startswith("the risk is not acceptable any more: waiver F02-")
+    assert "it is not there any more" in ended.summary
+    assert records_refused(here) == []
+
+
+def records_refused(here: settings.Settings) -> list[str]:
+    with doors.store(here) as records:
+        return [line.detail for line in records.ledger() if line.what.startswith("refused")]

@@ -31,7 +31,8 @@ from serving.access_editing import NewClient
 from tests.whole import toy
 
 OWNER, TRAINER, PLACEHOLDER, STRANGER = "vera@lab.example", toy.TRAINER.email, "tbd@lab.example", "nobody@lab.example"
-PEOPLE = {OWNER: "Vera Rubin", TRAINER: toy.TRAINER.name, PLACEHOLDER: "TBD"}
+CTO = "henrietta@lab.example"
+PEOPLE = {OWNER: "Vera Rubin", TRAINER: toy.TRAINER.name, PLACEHOLDER: "TBD", CTO: "Henrietta Leavitt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,11 @@ class House:
     ) -> subprocess.CompletedProcess[str]:
         """Sign off a release as a person would."""
         return self.run("sign-off", release, "--key", self.folder / "keys" / (key or by), "--as", by, "--reason", reason, "--yes")
+
+    def break_glass(self, release: str) -> subprocess.CompletedProcess[str]:
+        """Let a release go on before its quorum has signed."""
+        reason = "the live model cannot read tonight's files"
+        return self.run("break-glass", release, "--key", self.folder / "keys" / CTO, "--as", CTO, "--reason", reason, "--yes")
 
     def status(self) -> dict[str, Any]:
         """Return what ``firstlight status --json`` prints."""
@@ -184,7 +190,7 @@ def write_people(folder: Path, approvers: Path) -> None:
         line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
         if email in PEOPLE:
             key_of = ApproverKey(ssh=line, valid_from=date(2026, 1, 1))
-            people.append(Approver(name=PEOPLE[email], email=email, roles=("system-owner",), keys=(key_of,)))
+            people.append(Approver(name=PEOPLE[email], email=email, roles=("cto",) if email == CTO else ("system-owner",), keys=(key_of,)))
     write_approvers(approvers, tuple(people))
 
 
