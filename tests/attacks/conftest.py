@@ -9,7 +9,7 @@ import pytest
 from firstlight import settings as settings_module
 from firstlight.settings import Settings
 from tasks import doors
-from tests.governance.conftest import humans  # noqa: F401 - people with keys, as a fixture here too
+from tests.governance.conftest import finished, humans, release  # noqa: F401 - people with keys, and a release of theirs, as fixtures here too
 from tests.models.tiny import write_tiny_handoff
 
 
