@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,29 @@ def test_a_key_cannot_place_its_copy_outside_the_folder(store, request, tmp_path
     copy = store.local_copy(f"s3://{bucket(request)}/a/../../evil.fits", tmp_path / "in")
     assert copy == tmp_path / "in" / "evil.fits"
     assert [path for path in Path(tmp_path).rglob("*") if path.is_file()] == [copy]
+
+
+def test_what_is_written_once_stays_as_it_was_where_the_bucket_keeps_versions_and_locks_them(store, request):
+    plain, locked = bucket(request), f"locked-{bucket(request)[:40]}"
+    store._client.create_bucket(Bucket=locked, ObjectLockEnabledForBucket=True)
+    keep_until = datetime.now(UTC) + timedelta(days=2)
+    for name in (plain, locked):
+        uri = f"s3://{name}/anchors/1.json"
+        assert [store.put_once(data, uri, keep_until=keep_until) for data in (b"first", b"second")] == [True, False]
+        store._client.put_object(Bucket=name, Key="anchors/1.json", Body=b"forged")
+        found = {key: store.read_version(key, version, limit=6) for key, version in store.first_versions(f"s3://{name}/anchors/").items()}
+        assert found == {uri: b"first" if name == locked else b"forged"}
+        assert store.has_object_lock(uri) == (name == locked)
+    version = store.first_versions(uri)[uri]
+    assert store._client.head_object(Bucket=locked, Key="anchors/1.json", VersionId=version)["ObjectLockMode"] == "COMPLIANCE"
+    with pytest.raises(SpectraError, match="at most 2 bytes, found more"):
+        store.read_version(uri, version, limit=2)
+    # a bucket that has a rule of its own is left to it
+    ruled = f"ruled-{plain[:40]}"
+    store._client.create_bucket(Bucket=ruled, ObjectLockEnabledForBucket=True)
+    rule = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 9}}}
+    store._client.put_object_lock_configuration(Bucket=ruled, ObjectLockConfiguration=rule)
+    assert store.put_once(b"x", f"s3://{ruled}/anchors/2.json", keep_until=keep_until)
+    assert store._client.head_object(Bucket=ruled, Key="anchors/2.json")["ObjectLockMode"] == "GOVERNANCE"
+    with pytest.raises(SpectraError, match="check bucket and key"):
+        store.first_versions("s3://no-such-bucket-here/x")
