@@ -10,21 +10,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from firstlight.chain import ChainKey
-from governance import ledger
+from governance import ledger, papers
 from governance.approvers import Approvers
 from governance.errors import GovernanceError
 from governance.evidence import evidence_path
-from governance.intoto import PUBLIC_KEY_FILE
-from governance.manifest import MANIFEST_FILE
+from governance.intoto import BUNDLE_FILE, PUBLIC_KEY_FILE
+from governance.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from governance.model_keys import ModelKeys
 from governance.sshsig import PublicKey
 from governance.subject import FORMATS, SUBJECT_FILE, Subject, read_subject
 from governance.verification import Finding, Notes, Verification
 from governance.verify_evidence import check_evidence, check_manifest, check_policy, check_risk
+from governance.verify_ledger import FOLDER as PART
 from governance.verify_ledger import check_export, check_part
 from governance.verify_model import check_model_file, check_model_folder
 from governance.verify_papers import check_bundle, check_papers, check_register, check_signed, own_keys
 from governance.verify_people import DECISION, check_decision, read_people, recorded_decision
+
+_MADE = (BUNDLE_FILE, SIGNATURE_FILE, papers.FOLDER, PART)
+"""What the pipeline adds to a release folder; where one is there, all must be."""
 
 __all__ = ["Finding", "Trust", "Verification", "examine", "verify"]
 
@@ -80,7 +84,9 @@ def examine(
         return notes.closed()
     at = now or datetime.now(UTC)
     _check_judged(folder, subject, given, at, notes)
-    if subject.format != FORMATS[0]:  # a release of that time had no more than this
+    if subject.format != FORMATS[0] or any(
+        (folder / name).exists() for name in _MADE
+    ):  # a release of the first format's time had none of it
         _check_made(folder, subject, given, notes)
     if model_file is not None:
         check_model_file(model_file, subject, notes)
