@@ -5,6 +5,7 @@ registered, and anybody can check it with the stock tool. The pipeline's own (:m
 from them in this way. Who loads a version asks for both; who loads a folder, for the first.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from firstlight.digest import write_atomic
 from firstlight.settings import Settings
 from governance import attestation, model_keys, model_signature
 from governance.errors import SignatureError
-from governance.model_keys import KeySource, ModelKeys
+from governance.model_keys import KeySource, ModelKey, ModelKeys
 from governance.model_signature import SignedFolder
 from models.document import DOCUMENT, MODEL
 from rollout.spec import ServableVersion
@@ -22,6 +23,8 @@ from rollout.spec import ServableVersion
 if TYPE_CHECKING:
     from models.handoff import HandOff  # and pandas with it: a rollback must not wait for it
 
+_SOON_DAYS = 30
+"""So long before the last day of a key people are told."""
 _MANIFEST = "manifest.json"
 """What pins a compiled file; see ``models.backends.compiled``."""
 
@@ -133,6 +136,35 @@ def require_attested(settings: Settings, version: ServableVersion) -> None:
     """Raise SignatureError unless a pipeline that is trusted here signed ``version``; the folder is not looked at."""
     known = attestation.read_trusted(settings.trusted_keys_path)
     attestation.verify_attestation(statement_of(version), version.signature, trusted=known)
+
+
+def concerns(settings: Settings, versions: Iterable[ServableVersion]) -> list[str]:
+    """Return a sentence for each version that nothing here would load, or would not for much longer, by the key that signed it.
+
+    Only the keys' dates are looked at, not the bytes: this is asked often.
+    """
+    found = []
+    for version in versions:
+        try:
+            key = _key_of(settings, version)
+        except SignatureError as error:
+            found.append(str(error))
+            continue
+        days = (key.valid_until - today()).days if key.valid_until else _SOON_DAYS + 1
+        if days <= _SOON_DAYS:
+            found.append(
+                f"what signed version {version.version} counts until {key.valid_until}, then nothing here loads it: "
+                "firstlight keys rotate, or firstlight keys sign with a key in force"
+            )
+    return found
+
+
+def _key_of(settings: Settings, version: ServableVersion) -> ModelKey:
+    where = f"version {version.version} of {version.model}"
+    signature = model_signature.read_signature(version.folder)
+    if signature is None:
+        raise SignatureError(f"{where} must be signed, found no signature beside {version.folder}: firstlight keys sign {version.version}")
+    return trusted(settings).require(model_signature.key_of(signature, where=version.folder), where=where, today=today())
 
 
 def statement_of(version: ServableVersion) -> attestation.VersionStatement:

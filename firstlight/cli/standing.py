@@ -32,10 +32,12 @@ def status(settings: Settings, model: str | None, *, as_json: bool) -> None:
 
 def standing(settings: Settings, model: str) -> dict[str, Any]:
     """Return where a model stands as plain JSON values: desired, observed, champion, previous, candidate, rollout, release."""
+    from tasks import vouching
     from tasks.doors import registry, store
 
     with store(settings) as records:
         found = _from_store(records, settings.environment, model)
+        found["problems"] += vouching.concerns(settings, [records.version(model, name) for name in _loaded_again(found)])
     try:
         aliases = registry(settings).aliases(model) if _has_registry(settings) else {}
     except FirstlightError as error:
@@ -45,6 +47,12 @@ def standing(settings: Settings, model: str) -> dict[str, Any]:
         wrong = f"the registry's alias champion is {aliases.get('champion')}, the champion is {champion['version']}: run the release again to set it right"
         found["problems"] = [*found["problems"], wrong]
     return {**found, "candidate": {"version": aliases["candidate"]} if "candidate" in aliases else None}
+
+
+def _loaded_again(found: dict[str, Any]) -> list[str]:
+    """Return the versions that a model server may have to load tonight: the champion's, and the one to go back to; not what it has refused already."""
+    named = [known["version"] for known in (found["champion"], found["previous"]) if known]
+    return [version for version in named if not any(problem.startswith(f"version {version} ") for problem in found["problems"])]
 
 
 def _has_registry(settings: Settings) -> bool:

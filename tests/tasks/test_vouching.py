@@ -12,6 +12,7 @@ import pytest
 
 from firstlight import cli
 from firstlight import settings as settings_module
+from firstlight.cli import standing
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from governance import model_keys, model_signature
@@ -241,6 +242,27 @@ def test_keys_are_rotated_and_revoked_by_command_and_what_they_signed_follows(
         entry.what for entry in records.ledger() if ("model" in entry.what and "key" in entry.what) or entry.what == "sign-model-again"
     ]
     assert words == ["rotate-model-key", "sign-model-again", "sign-model-again", "rotate-model-key", "revoke-model-key", "sign-model-again"]
+
+
+def test_status_says_in_time_that_a_key_ends_and_which_version_hangs_on_it(here: Settings, champions: list[ServableVersion]) -> None:
+    keys = vouching.trusted(here)
+    (key,) = keys.keys
+
+    def problems(days: int) -> list[str]:
+        model_keys.write_model_keys(here.model_keys_path, keys.ending(key.fingerprint, last_day=vouching.today() + timedelta(days=days)))
+        return [problem for problem in standing.standing(here, MODEL)["problems"] if "alias" not in problem]
+
+    assert problems(31) == []
+    assert [f"what signed version {number} counts until" in problem for number, problem in zip("21", problems(30), strict=True)] == [
+        True,
+        True,
+    ]
+    model_signature.signature_path(champions[1].folder).unlink()
+    first, second = problems(0)
+    assert "firstlight keys sign 2" in first
+    assert "what signed version 1 counts until" in second
+    revoke(here)
+    assert "(stolen)" in standing.standing(here, MODEL)["problems"][1]
 
 
 def test_a_live_versions_key_is_not_revoked_by_accident(
