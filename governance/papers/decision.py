@@ -9,10 +9,11 @@ from typing import Any
 from governance.papers.facts import NO_EVIDENCE, Claim, PaperFacts, instant, line, words
 
 _BY_VERDICT = {
-    "pass": ("Active", "Accept", "the release is approved"),
-    "fail": ("Active", "Avoid", "the release is rejected"),
-    "cannot tell": ("Proposed", NO_EVIDENCE, "nothing is decided yet"),
+    "pass": ("Active", "Accept", "{}"),
+    "fail": ("Active", "Avoid", "{}"),
+    "cannot tell": ("Proposed", NO_EVIDENCE, "nothing is decided yet: {}"),
 }
+"""Verdict of the sign-off -> status, treatment of the risk, and what is said around its summary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,22 +37,26 @@ class Decision:
 def decision_of(facts: PaperFacts) -> Decision:
     """Return the decision on a release; every part says so where there is no evidence."""
     verdict = facts.at("sign_off.verdict")
-    status, treatment, sentence = _BY_VERDICT.get(str(verdict), (NO_EVIDENCE, NO_EVIDENCE, NO_EVIDENCE))
-    lowered = [row for row in facts.rows("risk.scenarios") if _number(row.get("residual")) < _number(row.get("inherent"))]
+    status, treatment, sentence = _BY_VERDICT.get(str(verdict), (NO_EVIDENCE, NO_EVIDENCE, "{}"))
+    applying = [row for row in facts.rows("risk.scenarios") if not row.get("not_applicable_because")]
+    lowered = [row for row in applying if _number(row.get("residual")) < _number(row.get("inherent"))]
     if treatment == "Accept" and lowered:
-        treatment = f"Mitigate ({len(lowered)} of {len(facts.rows('risk.scenarios'))} scenarios lowered by controls), accept what is left"
+        treatment = f"Mitigate ({len(lowered)} of the {len(applying)} scenarios that apply lowered by controls), accept what is left"
     signed = facts.rows("sign_off.accepted")
     source = ("sign_off.accepted", "sign_off.break_glass")
     glass = facts.mapping("sign_off.break_glass")
     if glass:
         status = f"{status}, by break-glass; {'ratified' if glass.get('ratified') else 'not ratified yet'}"
         if not glass.get("ratified"):
-            treatment, sentence = "Accept for the time being: the quorum of its band has not signed", "the release goes on by break-glass"
+            treatment, sentence = (
+                "Accept for the time being: the quorum of its band has not signed",
+                "the release goes on by break-glass: {}",
+            )
         signed = [*signed, {**glass, "role": f"{glass.get('role')}, by break-glass"}]
     return Decision(
         status=Claim(value=status, sources=("sign_off.verdict",)),
         treatment=Claim(value=treatment, sources=("sign_off.verdict", "risk.scenarios")),
-        sentence=facts.phrase(f"{sentence}: {{}}", "sign_off.summary") if sentence != NO_EVIDENCE else facts.claim("sign_off.summary"),
+        sentence=facts.phrase(sentence, "sign_off.summary"),
         makers=Claim(value=[line(f"{row.get('name')} ({row.get('role')})") for row in signed] or NO_EVIDENCE, sources=source),
         reasons=Claim(
             value=[line(f"{row.get('name')}: {row.get('reason')}") for row in signed if row.get("reason")] or NO_EVIDENCE, sources=source

@@ -89,9 +89,9 @@ class PaperFacts:
         return look_up(beside if path.partition(".")[0] in beside else self.evidence, path)
 
     def claim(self, path: str) -> Claim:
-        """Return what the evidence says at ``path``; an empty text, list or mapping says nothing."""
+        """Return what the evidence says at ``path``; an empty text, list or mapping says nothing, nor do ``none`` and ``unknown``."""
         value = self.at(path)
-        return Claim(value=NO_EVIDENCE if value is MISSING or value in ("", [], {}) else tidy(value), sources=(path,))
+        return Claim(value=NO_EVIDENCE if value is MISSING or value in ("", "none", "unknown", [], {}) else tidy(value), sources=(path,))
 
     def first(self, *paths: str) -> Claim:
         """Return the first claim that has evidence; that of the last path when none has."""

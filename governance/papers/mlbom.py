@@ -87,7 +87,9 @@ def _model(facts: PaperFacts) -> dict[str, Any]:
                 "git commit": facts.claim("hand_off.git_commit").value,
                 "backend": facts.claim("backend.chosen").value,
                 "backend sha256": facts.claim("backend.digest").value,
-                "model signature": facts.claim("registration.signature").value,
+                "model signature method": facts.claim("registration.signature.method").value,
+                "model signature key": facts.claim("registration.signature.key_fingerprint").value,
+                "model signature sha256": facts.claim("registration.signature.signature_sha256").value,
                 "license": facts.claim("hand_off.recipe.license").value,
                 **{f"recipe {key}": value for key, value in facts.mapping("hand_off.recipe").items()},
             }

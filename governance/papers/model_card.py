@@ -358,6 +358,6 @@ def _risks(facts: PaperFacts, *ids: str) -> Claim:
 
 def _platform(facts: PaperFacts) -> Claim:
     known = [f"{key.replace('_', ' ')}: {words(value)}" for key, value in facts.mapping("serving").items() if isinstance(value, bool)]
-    signature = facts.claim("registration.signature")
-    signed = [f"model folder signed: {signature}"] if signature.is_known else []
+    signature = facts.phrase("model folder signed by {}, key {}", "registration.signature.method", "registration.signature.key_fingerprint")
+    signed = [str(signature)] if signature.is_known else []
     return Claim(value=tidy([*known, *signed]) or NO_EVIDENCE, sources=("serving", "registration.signature"))
