@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from firstlight.digest import sha256_file
 from firstlight.errors import RefusedError
 from firstlight.settings import Settings
 from serving import access_document, access_editing
@@ -31,6 +32,7 @@ def add(settings: Settings, client: NewClient) -> None:
     file = path(settings)
     is_new = not file.exists()
     key = access_editing.add(file, client, now=_now())
+    _tell(settings, "access-added", f"{client.name} is {' and '.join(client.roles)} of {', '.join(client.models)}, key {key.id}")
     _show(key, f"{client.name} is {' and '.join(client.roles)} of {', '.join(client.models)}", expires=client.expires)
     _say(
         f"{file} was made: a gateway that runs without one goes on without; start `firstlight serve` again to switch access control on"
@@ -43,6 +45,7 @@ def rotate(settings: Settings, name: str, *, expires: datetime | None, grace: ti
     """Give a client another key and print it; its old keys end after ``grace``."""
     now = _now()
     key, old = access_editing.rotate(path(settings), name, now=now, expires=expires, until=now + grace)
+    _tell(settings, "access-rotated", f"{name} has another key, {key.id}; {_listed(old) or 'no key'} until {_day(now + grace)} at most")
     _show(key, f"another key of {name}", expires=expires)
     _say(f"{_listed(old)} until {_day(now + grace)} at most" if old else f"{name} had no key that counts")
 
@@ -50,6 +53,7 @@ def rotate(settings: Settings, name: str, *, expires: datetime | None, grace: ti
 def revoke(settings: Settings, name: str, *, key: str | None) -> None:
     """Revoke a client's keys."""
     revoked = access_editing.revoke(path(settings), name, now=_now(), key=key)
+    _tell(settings, "access-revoked", f"of {name}: {_listed(revoked)} no more")
     _say(f"revoked: {_listed(revoked)} no more; a running gateway knows it within two seconds")
     client = access_document.read(path(settings)).client(name)
     if client is not None and client.certificates:
@@ -100,6 +104,13 @@ def moment(text: str | None) -> datetime | None:
     if found <= _now():
         raise RefusedError(f"an expiry must be in the future, got {text!r}")
     return found
+
+
+def _tell(settings: Settings, what: str, said: str) -> None:
+    """Write it into the ledger, with the digest of the access file as it is now; a store that does not answer must not keep a key in force."""
+    from tasks import refusals
+
+    refusals.record(settings, what, said, model="", digest=sha256_file(path(settings)))
 
 
 def _now() -> datetime:
