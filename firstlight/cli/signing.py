@@ -202,7 +202,7 @@ def _sign(desk: _Desk, words: "Statement", person: "Approver", key: Path, brough
     from governance import attachments, statement
 
     console = Console(highlight=False, soft_wrap=True)
-    _show(console, desk.folder, words)
+    _show(console, desk, words)
     if ask and not typer.confirm(f"Sign this as {person.name} with {key}?"):
         raise RefusedError("nothing was signed, because you said no")
     made = statement.sign_statement(words, key_file=key.expanduser(), source=f"{person.email}.json")
@@ -277,19 +277,19 @@ def _only_role(mine: tuple[str, ...], wanted: dict[str, int]) -> str:
     return useful[0]
 
 
-def _show(console: Console, folder: Path, words: "Statement") -> None:
-    """Print what was found and what is signed: nobody signs what they were not shown."""
-    from governance.evidence import EVIDENCE_FOLDER
+def _show(console: Console, desk: _Desk, words: "Statement") -> None:
+    """Print what was found, document by document of the evidence that is signed, and the words: nobody signs what they were not shown."""
+    from governance.evidence import evidence_path
 
-    console.print(f"Read first: {folder / 'dossier.html'}", markup=False)
-    for path in sorted((folder / EVIDENCE_FOLDER).glob("*.json")):
+    console.print(f"Read first: {desk.folder / 'dossier.html'}", markup=False)
+    for name in sorted(desk.asked.evidence):
         try:
-            found = json.loads(path.read_bytes())
-            console.print(f"  {path.stem:<14} {found['verdict']!s:<12} {str(found['summary'])[:200]}", markup=False)
-            for sentence in found.get("waived", []) if path.stem == "risk" else []:
+            found = json.loads(evidence_path(desk.folder, name).read_bytes())
+            console.print(f"  {name:<14} {found['verdict']!s:<12} {str(found['summary'])[:200]}", markup=False)
+            for sentence in found.get("waived", []) if name == "risk" else []:
                 console.print(f"  {'':<14} {'waived':<12} {sentence}", markup=False)
         except (OSError, ValueError, KeyError, TypeError):
-            console.print(f"  {path.stem:<14} cannot be read", markup=False)
+            console.print(f"  {name:<14} cannot be read", markup=False)
     console.print("This is what is signed, byte for byte as canonical JSON:")
     console.print(json.dumps(json.loads(words.to_bytes()), indent=2, ensure_ascii=False), markup=False)
 
