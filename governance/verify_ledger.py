@@ -97,7 +97,7 @@ def _said(lines: Sequence[Mapping[str, Any]], anchors: Sequence[SignedAnchor], k
     span = f"{len(lines)} entries of the ledger ({min(numbers)} to {max(numbers)})" if numbers else "no entries"
     last = max((int(one.name) for one in anchors), default=0)
     until = (
-        f"nothing up to entry {last} was cut off or written anew, by {len(anchors)} signed anchors"
+        f"nothing up to entry {last} was cut off or written anew, by {len(anchors)} signed anchor{'s' if len(anchors) > 1 else ''}"
         if anchors
         else "no anchor is about them"
     )

@@ -8,6 +8,7 @@ from governance import intoto, manifest, papers, register
 from governance.documents import read_bounded
 from governance.errors import EvidenceError, GovernanceError
 from governance.evidence import evidence_names, evidence_path, read_evidence
+from governance.papers.facts import RELEASE
 from governance.register.filling import OWN_NAME
 from governance.sshsig import PublicKey, public_key
 from governance.verification import Finding, Notes, differs, shown
@@ -71,6 +72,14 @@ def check_signed(folder: Path, trusted: Sequence[PublicKey], notes: Notes) -> No
         notes.wrong(manifest.SIGNATURE_FILE, str(problem))
         return
     notes.checked.append(f"{manifest.MANIFEST_FILE} is signed by the pipeline ({key.fingerprint})")
+
+
+def release_facts(folder: Path) -> Mapping[str, Any]:
+    """Return what the store knew of the release when its papers were made; nothing where that cannot be read."""
+    try:
+        return read_evidence(folder, RELEASE)
+    except GovernanceError:
+        return {}
 
 
 def own_keys(folder: Path) -> tuple[PublicKey, ...]:
