@@ -120,6 +120,16 @@ def test_the_bundle_is_an_in_toto_statement_over_the_model_and_every_file(bundle
     assert payload["predicate"]["decision"] == "pass"
 
 
+def test_the_statement_is_read_and_found_valid_by_in_totos_own_library(bundled: Path) -> None:
+    from google.protobuf import json_format
+    from in_toto_attestation.v1 import statement_pb2
+    from in_toto_attestation.v1.statement import Statement
+
+    found = json_format.Parse(intoto.statement(bundled), statement_pb2.Statement())
+    Statement.copy_from_pb(found).validate()
+    assert found.subject[0].digest["sha256"] == RELEASE["model_digest"]
+
+
 def test_a_whole_bundle_has_no_differences_by_its_own_key_or_by_the_one_we_trust(bundled: Path, key_file: Path) -> None:
     assert list(intoto.differences(bundled)) == []
     assert list(intoto.differences(bundled, trusted=[dsse.public_of(key_file)])) == []
