@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     model_key_pem: str | None = Field(default=None, repr=False)
     """The text of that key instead; give it as FIRSTLIGHT_MODEL_KEY_PEM, never in the file."""
 
-    model_key_pkcs11: str | None = None
+    model_key_pkcs11: str | None = Field(default=None, repr=False)
     """PKCS#11 URI of that key in a hardware module instead; needs the extra `pkcs11`."""
 
     model_keys_file: Path | None = None

@@ -18,7 +18,7 @@ import fcntl
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -165,8 +165,8 @@ class KeySource:
     """Where the private key is: in a PKCS#11 token, else in an environment variable's text, else in a file."""
 
     file: Path
-    pem: str | None = None
-    pkcs11: str | None = None
+    pem: str | None = field(default=None, repr=False)
+    pkcs11: str | None = field(default=None, repr=False)
     """URI of RFC 7512, such as pkcs11:token=lab;object=models?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin."""
 
     @property

@@ -94,9 +94,8 @@ def sign(folder: Path | str, key: KeySource) -> bytes:
         except SignatureError:
             raise
         except Exception as problem:  # the library and a token's driver raise almost anything
-            raise SignatureError(
-                f"{folder} must be signed with the key from {key.kind}, that failed ({_said(problem)}): mend the key"
-            ) from problem
+            why = _said(problem).replace(key.pkcs11 or "\0", "its URI")  # a PIN may stand in it
+            raise SignatureError(f"{folder} must be signed with the key from {key.kind}, that failed ({why}): mend the key") from None
         return made.read_bytes()
 
 

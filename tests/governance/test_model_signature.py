@@ -265,6 +265,7 @@ def test_a_key_that_cannot_sign_is_refused_without_showing_it(folder, tmp_path, 
     with pytest.raises(SignatureError, match=why) as refused:
         model_signature.sign(folder, KeySource(file=file))
     assert "BEGIN" not in str(refused.value)
+    assert "secret" not in repr(KeySource(file=file, pem="secret", pkcs11="secret"))
 
 
 @pytest.fixture
@@ -295,6 +296,9 @@ def test_a_key_in_a_pkcs11_token_signs_and_never_leaves_it(folder, token, tmp_pa
     model_signature.verify(folder, model_signature.sign(folder, source), trusted=keys, today=TODAY)
     with pytest.raises(SignatureError, match="must be signed with the key from pkcs11, that failed"):
         model_signature.sign(folder, KeySource(file=tmp_path / "none", pkcs11=token.replace("object=models", "object=others")))
+    with pytest.raises(SignatureError, match="mend the key") as refused:
+        model_signature.sign(folder, KeySource(file=tmp_path / "none", pkcs11="token=lab;object=models?pin-value=987654"))
+    assert "987654" not in str(refused.value)
 
 
 # --- the stock tool ---------------------------------------------------------------------------------------------------
