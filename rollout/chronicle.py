@@ -38,7 +38,7 @@ class Chronicle:
         self._keys = _source(ledger_key)
         self._database = Database(url, busy_seconds=busy_seconds, writer_options={ledger_rows.KEY_SOURCE: self._keys})
         if self._keys is not None and 0 < self._database.found < _LEDGER_SINCE:
-            self._seal_adopted()
+            self.vouch_for_adopted()
 
     def close(self) -> None:
         """Give back every connection; the store may be used again afterwards."""
@@ -81,6 +81,14 @@ class Chronicle:
         """Return the latest time of any entry (unix seconds), which is later than the head's where a clock was set back; None before the first."""
         with self._database.reading() as connection:
             return ledger_rows.latest(connection)
+
+    def vouch_for_adopted(self) -> None:
+        """Seal what a migration has made of the decisions there were, as it was found; nothing where that is done, or there is no key."""
+        before = self.head()
+        if self._keys is None or before is None or not before.adopted:
+            return
+        detail = f"{before.sequence} entries of before there was a ledger were adopted as they were found"
+        self.record(_EVERYWHERE, _EVERYWHERE, what="adopt-ledger", digest=before.entry_digest, detail=detail, by="firstlight", once=True)
 
     def rotate_ledger_key(self, new: ChainKey, *, by: str, lost: bool = False) -> int:
         """Let ``new`` seal from the next entry on; return the sequence of the entry that says so, which the key before it seals.
@@ -176,14 +184,6 @@ class Chronicle:
         with self._database.reading() as connection:
             rows = connection.execute(select(STEPS.c.point).where(STEPS.c.release_id == release_id).order_by(STEPS.c.number))
             return [dict(row.point) for row in rows]
-
-    def _seal_adopted(self) -> None:
-        """Vouch for the entries that a migration has just made of what was there."""
-        before = self.head()
-        if before is None or before.seal is not None:
-            return
-        detail = f"{before.sequence} entries of before there was a ledger were adopted as they were found"
-        self.record(_EVERYWHERE, _EVERYWHERE, what="adopt-ledger", digest=before.entry_digest, detail=detail, by="firstlight", once=True)
 
 
 def _source(key: ChainKey | KeySource | None) -> KeySource | None:

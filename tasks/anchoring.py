@@ -173,6 +173,7 @@ def check(settings: Settings, records: Store) -> tuple[int, int, list[LedgerFind
     Something wrong opens an incident. Raises what reading the anchors or the keys raises.
     """
     known = anchors(place(settings))
+    records.vouch_for_adopted()  # whoever brought the store up may have had no key
     lines = [entry.to_dict() for entry in records.ledger()]
     found = ledger.check(lines, known, trusted=trusted(settings) if known else (), keys=doors.ledger_keys(settings).read())
     if found:
@@ -182,9 +183,9 @@ def check(settings: Settings, records: Store) -> tuple[int, int, list[LedgerFind
 
 def export(settings: Settings, records: Store, folder: Path, *, first: int = 1, last: int | None = None) -> int:
     """Write entries ``first`` to ``last`` and the anchors about them into ``folder``; return how many entries."""
+    known = anchors(place(settings))  # before the entries: one about an entry that is not there shall show
+    about = [one for one in known if first - 1 <= int(one.name) and (last is None or int(one.name) <= last)]
     entries = records.ledger(first, last)
-    ends = entries[-1].sequence if entries else 0
-    about = [one for one in anchors(place(settings)) if first - 1 <= int(one.name) <= ends]
     ledger.write_export(folder, [entry.to_dict() for entry in entries], about)
     return len(entries)
 

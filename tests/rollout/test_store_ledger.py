@@ -194,7 +194,19 @@ def test_what_an_older_store_remembered_is_adopted_and_vouched_for(store_url: st
         assert store.ledger()[2].digest == store.ledger()[1].entry_digest
         assert broken(lines(store), keys=[KEY]) == []
     with open_store(store_url, ledger_key=KEY) as store:
+        store.vouch_for_adopted()
         assert len(store.ledger()) == 3
+
+
+def test_what_was_adopted_by_somebody_without_the_key_is_vouched_for_later(store_url: str) -> None:
+    make_old(store_url, 3)
+    with open_store(store_url) as store:
+        store.vouch_for_adopted()
+        assert len(store.ledger()) == 2
+    with open_store(store_url, ledger_key=KEY) as store:
+        assert kinds(broken(lines(store), keys=[KEY])) == {2: {"not sealed"}}
+        store.vouch_for_adopted()
+        assert broken(lines(store), keys=[KEY]) == []
 
 
 def test_a_release_has_one_decision_id_and_the_ids_of_a_year_have_no_gap(store: Any) -> None:

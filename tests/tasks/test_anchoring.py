@@ -108,6 +108,9 @@ def test_a_ledger_that_was_cut_off_is_found_at_the_next_anchor_and_opens_one_inc
                 anchoring.anchor(place, records)
         found = anchoring.check(place, records)[2]
         assert [one.where for one in found] == ["entry 6"]
+        anchoring.export(place, records, place.state / "out")
+        exported = ledger.check(*ledger.read_export(place.state / "out"), trusted=anchoring.trusted(place))
+        assert [one.where for one in exported] == ["entry 6"], "what is handed to an auditor shows it too"
         assert "up to entry 2 the ledger is as it was anchored" in found[0].what
         (incident,) = records.incidents()
         assert (incident.severity, incident.cause.startswith("ledger-broken:")) == ("critical", True)
