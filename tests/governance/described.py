@@ -4,6 +4,7 @@ In the order and by the functions of tasks/papers.py, without a store.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,10 @@ def complete(folder: Path) -> None:
     recorded = read_evidence(folder, "sign_off")
     write_evidence(folder, RELEASE, facts(folder, subject))
     follow(folder)
-    lines = entries(subject, recorded["accepted"])
+    lines = entries(subject, recorded)
     kept = anchors(lines, key)
+    for earlier in (folder.parent.parent / WHOLE, folder / "ledger"):
+        shutil.rmtree(earlier, ignore_errors=True)
     ledger.write_export(folder.parent.parent / WHOLE, lines, kept)
     ledger.write_export(folder / "ledger", lines[2:], kept[-1:])
     (folder / "dossier.html").write_text("<!doctype html><title>a page</title>")
@@ -95,14 +98,16 @@ def facts(folder: Path, subject: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def entries(subject: dict[str, Any], accepted: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def entries(subject: dict[str, Any], recorded: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a ledger: two entries about another model, then this release from its opening to its end."""
     name, digest = subject["release"], subject["model_digest"]
+    counted = [("sign-off", item) for item in recorded["accepted"]]
+    counted += [("break-glass", recorded["break_glass"])] if recorded["break_glass"] else []
     told = [
         ("open-release", "e" * 64, "release other-1 opened", "flow"),
         ("close-release", "e" * 64, "release other-1 ended: failed", "flow"),
         ("open-release", digest, f"release {name} opened", "cecilia@lab.example"),
-        *(("sign-off", item["digest"], f"release {name}: approve by {item['name']}", item["email"]) for item in accepted),
+        *((what, item["digest"], f"release {name}: {what} by {item['name']}", item["email"]) for what, item in counted),
         ("promote", digest, "version 7 is champion", "flow"),
         ("close-release", digest, f"release {name} ended: promoted", "flow"),
     ]
