@@ -26,8 +26,13 @@ _WAIT_SECONDS = 30 * 24 * 3600
 class SignOffNote(RunInput):
     """What the UI asks when a person resumes the run: who looked, and what to tell the others. The decision itself is a signature."""
 
-    reviewer: str = Field(default="", max_length=200)
-    note: str = Field(default="", max_length=2000)
+    reviewer: str = Field(default="", max_length=200, title="Your name", description="Unsigned. It decides nothing.")
+    note: str = Field(
+        default="",
+        max_length=2000,
+        title="A note for the others",
+        description="Unsigned, it decides nothing: submitting makes the run look again. To decide, sign as above.",
+    )
 
 
 @flow(name="release-model", flow_run_name="release {handoff}", persist_result=True, result_serializer="json")

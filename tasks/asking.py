@@ -5,7 +5,6 @@ Everything it quotes was written by somebody else (trainers, signers, reviewers)
 
 import html
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from tasks.stages import StageResult, artifact_key
 
 _LONGEST_CELL = 300
 _MOST_PEOPLE = 8
-_SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "cannot tell": "❔ cannot tell"}
+_SIGNS = {"pass": "✓ pass", "fail": "✗ fail", "cannot tell": "? cannot tell"}
 
 
 def ask(release: OpenedRelease, result: StageResult) -> None:
@@ -82,7 +81,7 @@ def question(release: OpenedRelease, result: StageResult) -> str:
     asked = subject.read_subject(folder)
     decision = governing.decide(settings, asked, folder)
     parts = [
-        f"# Release {_text(release.id)} waits for people: {_text(result.summary)}",
+        f"### Release {_text(release.id)}: {_text(result.summary)}",
         _asked(asked, release),
         f"**Read first:** {_dossier(settings, release)}",
         _verdicts(release),
@@ -109,7 +108,7 @@ def _asked(asked: Subject, release: OpenedRelease) -> str:
     rows += [("to be attached", name) for name in asked.requirement.documents]
     waived = _document(release, "risk").get("waived", [])
     rows += [("waived", sentence) for sentence in waived]
-    return _table(("", ""), rows)
+    return "\n".join(f"- **{name}:** {_text(said)}" for name, said in rows)
 
 
 def _dossier(settings: Settings, release: OpenedRelease) -> str:
@@ -120,10 +119,14 @@ def _dossier(settings: Settings, release: OpenedRelease) -> str:
 
 
 def _verdicts(release: OpenedRelease) -> str:
-    """Return the table of all gates that people are asked to judge."""
+    """Return the verdicts of all gates that people are asked to judge: a list, because the dialog of the UI cuts a table."""
     found = [(name, _document(release, name)) for name in governing.JUDGED]
-    rows = [(name, _SIGNS.get(str(one.get("verdict")), "no evidence yet"), str(one.get("summary", ""))) for name, one in found if one]
-    return _table(("gate", "verdict", "what was found"), rows)
+    lines = [
+        f"- {_SIGNS.get(str(one.get('verdict')), 'no evidence yet')} **{name}**: {_text(str(one.get('summary', '')))}"
+        for name, one in found
+        if one
+    ]
+    return "**What was found:**\n\n" + "\n".join(lines) if lines else ""
 
 
 def _given(decision: SignOffDecision) -> str:
@@ -139,9 +142,9 @@ def _may_sign(settings: Settings, asked: Subject, decision: SignOffDecision) -> 
         return "**Nobody on the approvers file may give what is missing.** An administrator must add somebody (docs/sign-off.md)."
     lines = "\n".join(command(asked.release, one) for one in people[:_MOST_PEOPLE])
     more = f"\n\nand {len(people) - _MOST_PEOPLE} more" if len(people) > _MOST_PEOPLE else ""
-    rows = [(one.name, one.email, one.role) for one in people[:_MOST_PEOPLE]]
+    names = "\n".join(f"- {_text(one.name)} ({_text(one.email)}) as {_text(one.role)}" for one in people[:_MOST_PEOPLE])
     return (
-        f"**Who may still sign:**\n\n{_table(('name', 'address', 'role'), rows)}{more}\n\n"
+        f"**Who may still sign:**\n\n{names}{more}\n\n"
         f"Each with their own SSH key, on any machine that has it and this state folder (`--reject` says no):\n\n```\n{lines}\n```"
     )
 
@@ -169,12 +172,6 @@ def _document(release: OpenedRelease, name: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows]
-    return "\n".join(lines)
 
 
 def _text(words: str) -> str:

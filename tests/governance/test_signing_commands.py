@@ -331,11 +331,11 @@ def test_a_change_is_named_once_and_naming_another_is_news(office):
 
 def test_the_waiting_run_says_what_is_asked_of_whom_and_how_to_answer(office):
     said = office.question()
-    assert said.startswith(f"# Release {office.release} waits for people: waiting for 1 ai-risk-officer; 0 of 1 given")
-    assert "| decision | DEC-2026-001 |" in said
-    assert "| bias | ✅ pass | bias holds |" in said
+    assert said.startswith(f"### Release {office.release}: waiting for 1 ai-risk-officer; 0 of 1 given")
+    assert "- **decision:** DEC-2026-001\n" in said
+    assert "- ✓ pass **bias**: bias holds\n" in said
     assert f"(http://127.0.0.1:8090/{office.release}/dossier.html)" in said
-    assert "| Annie Cannon | annie@lab.example | ai-risk-officer |" in said
+    assert "- Annie Cannon (annie@lab.example) as ai-risk-officer" in said
     assert "cecilia@lab.example --role" not in said, "the trainer is not asked"
     command = f"firstlight sign-off {office.release} --as vera@lab.example --role ai-risk-officer --key ~/.ssh/id_ed25519 --reason '...'"
     assert command in said.splitlines()
