@@ -25,7 +25,7 @@ from governance.verify_ledger import FOLDER as PART
 from governance.verify_ledger import check_export, check_part
 from governance.verify_model import check_model_file, check_model_folder
 from governance.verify_papers import check_bundle, check_papers, check_register, check_signed, own_keys, release_facts
-from governance.verify_people import DECISION, check_decision, read_people, recorded_decision
+from governance.verify_people import DECISION, check_decision, check_waivers, read_people, recorded_decision
 
 _MADE = (BUNDLE_FILE, SIGNATURE_FILE, papers.FOLDER, PART)
 """What the pipeline adds to a release folder; where one is there, all must be."""
@@ -103,6 +103,8 @@ def _check_judged(folder: Path, subject: Subject, trust: Trust, at: datetime, no
     if trust.approvers is None:
         notes.believe("the approvers file in the folder; give the lab's own with --approvers")
     check_risk(folder, subject, policy, then, notes)
+    if trust.approvers is not None:
+        check_waivers(folder, trust.approvers, at, notes)
     check_decision(folder, subject, policy, then=then, now=trust.approvers, at=at, notes=notes)
 
 

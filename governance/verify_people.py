@@ -7,7 +7,7 @@ from typing import Any
 
 from firstlight.digest import sha256_bytes
 from firstlight.verdict import Verdict
-from governance import attachments
+from governance import attachments, waiver
 from governance.approvers import Approvers, parse_approvers
 from governance.documents import read_bounded
 from governance.errors import ApproversError, EvidenceError, GovernanceError
@@ -20,8 +20,8 @@ from governance.verification import Finding, Notes, shown
 
 CANARY = "canary"
 """Evidence document of the canary: it exists only where traffic was moved."""
-DECISION = "sign_off"
-"""Evidence document that holds the decision over the statements."""
+DECISION, RISK = "sign_off", "risk"
+"""Evidence documents that hold the decision over the statements, and the risk it was about."""
 
 
 def read_people(folder: Path, subject: Subject, notes: Notes) -> Approvers | None:
@@ -161,6 +161,29 @@ def _revoked(decision: SignOffDecision, people: Approvers, now: datetime) -> lis
             what = f"signed {item.signed_at} with key {item.fingerprint}, revoked on {key.revoked}: the signature proves nothing any more"
             found.append(Finding(where=f"{FOLDER}/{item.source}", what=what))
     return found
+
+
+def check_waivers(folder: Path, people: Approvers, at: datetime, notes: Notes) -> None:
+    """Every waiver that was counted is by somebody, and by a key, that the verifier still believes ``at`` this moment."""
+    try:
+        counted = read_evidence(folder, RISK).get("waivers") or ()
+    except EvidenceError:
+        return  # said already
+    for item in counted if isinstance(counted, list) else ():
+        if not isinstance(item, dict):
+            continue
+        where = f"{waiver.FOLDER}/{item.get('id')}.json"
+        person = people.by_email(str(item.get("email")))
+        key = next((key for key in (person.keys if person else ()) if key.public.fingerprint == item.get("fingerprint")), None)
+        if key is None:
+            notes.wrong(
+                where,
+                f"must be by a person and a key in the approvers file that was given, found {shown(item.get('email'))}, {shown(item.get('fingerprint'))}",
+            )
+        elif key.revoked is not None and key.revoked <= at.date():
+            notes.wrong(
+                where, f"is signed with key {key.public.fingerprint}, revoked on {key.revoked}: the signature proves nothing any more"
+            )
 
 
 def recorded_decision(folder: Path) -> dict[str, Any] | None:

@@ -127,6 +127,19 @@ def test_a_waiver_that_was_changed_or_taken_away_waives_nothing(exceptional: Pat
     assert "evidence/risk.json: verdict does not follow from the evidence: says pass, follows fail" in found(exceptional)
 
 
+def test_a_waiver_whose_key_was_revoked_since_is_found_with_the_labs_own_file(exceptional: Path, approvers: Any) -> None:
+    assert found(exceptional, approvers=approvers) == ""
+
+    def changed(person: Any) -> Any:
+        keys = tuple(key.model_copy(update={"revoked": NOW.date()}) for key in person.keys)
+        return person.model_copy(update={"keys": keys}) if person.name == "Henrietta Leavitt" else person
+
+    since = approvers.model_copy(update={"approvers": tuple(map(changed, approvers.approvers))})
+    assert f"revoked on {NOW.date()}: the signature proves nothing any more" in found(exceptional, approvers=since)
+    without = approvers.model_copy(update={"approvers": approvers.approvers[:1]})
+    assert "must be by a person and a key in the approvers file that was given" in found(exceptional, approvers=without)
+
+
 def test_the_moment_by_which_a_waiver_was_counted_cannot_be_moved_past_its_end(exceptional: Path) -> None:
     risk = read_evidence(exceptional, "risk")
     risk["waivers"][0]["counted_at"] = moment(datetime(2027, 6, 1, tzinfo=UTC))
