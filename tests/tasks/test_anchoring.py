@@ -147,32 +147,32 @@ def test_what_was_locked_cannot_be_hidden_replaced_or_deleted(endpoint: str, tmp
             anchoring.anchor(chosen, records)
 
 
-def test_an_anchor_whose_writer_was_killed_before_he_signed_it_is_signed_by_the_next(place: Settings) -> None:
-    with doors.store(place) as records:
+def test_an_anchor_whose_writer_was_killed_before_he_signed_it_is_signed_by_the_next(settings: Settings) -> None:
+    with doors.store(settings) as records:
         tell(records, 2)
         head = records.head()
         assert head is not None
         half = draft(sequence=2, entry_digest=head.entry_digest, before=None, now=NOW)
-        kept = anchoring.place(place)
+        kept = anchoring.place(settings)
         kept.put(f"{half.name}.json", half.to_bytes())
-        assert "has no signature" in str(anchoring.check(place, records)[2][0])
+        assert "has no signature" in str(anchoring.check(settings, records)[2][0])
         tell(records)
-        done = anchoring.anchor(place, records)
+        done = anchoring.anchor(settings, records)
         assert done is not None
-        assert [bool(one.signature) for one in anchoring.anchors(anchoring.place(place))] == [True, True]
-        assert anchoring.check(place, records)[2] == []
+        assert [bool(one.signature) for one in anchoring.anchors(anchoring.place(settings))] == [True, True]
+        assert anchoring.check(settings, records)[2] == []
 
 
-def test_what_somebody_else_put_where_an_anchor_belongs_is_never_signed(place: Settings) -> None:
-    with doors.store(place) as records:
+def test_what_somebody_else_put_where_an_anchor_belongs_is_never_signed(settings: Settings) -> None:
+    with doors.store(settings) as records:
         tell(records, 2)
-        anchoring.anchor(place, records)
+        anchoring.anchor(settings, records)
         tell(records)
         planted = draft(sequence=3, entry_digest="f" * 64, before=None, now=NOW)
-        anchoring.place(place).put(f"{planted.name}.json", planted.to_bytes())
+        anchoring.place(settings).put(f"{planted.name}.json", planted.to_bytes())
         with pytest.raises(LedgerError, match="it is another one"):
-            anchoring.anchor(place, records)
-        signatures = [one.signature for one in anchoring.anchors(anchoring.place(place)) if one.name == planted.name]
+            anchoring.anchor(settings, records)
+        signatures = [one.signature for one in anchoring.anchors(anchoring.place(settings)) if one.name == planted.name]
         assert signatures == [b""]
 
 
