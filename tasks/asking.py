@@ -140,7 +140,7 @@ def _may_sign(settings: Settings, asked: Subject, decision: SignOffDecision) -> 
     people = may_sign(settings, asked, decision)
     if not people:
         return "**Nobody on the approvers file may give what is missing.** An administrator must add somebody (docs/sign-off.md)."
-    lines = "\n".join(command(asked.release, one) for one in people[:_MOST_PEOPLE])
+    lines = "\n\n".join(command(asked.release, one) for one in people[:_MOST_PEOPLE])
     more = f"\n\nand {len(people) - _MOST_PEOPLE} more" if len(people) > _MOST_PEOPLE else ""
     names = "\n".join(f"- {_text(one.name)} ({_text(one.email)}) as {_text(one.role)}" for one in people[:_MOST_PEOPLE])
     return (
@@ -157,8 +157,8 @@ def may_sign(settings: Settings, asked: Subject, decision: SignOffDecision) -> t
 
 
 def command(release_id: str, who: MaySign) -> str:
-    """Return the command line with which ``who`` signs."""
-    return f"firstlight sign-off {release_id} --as {who.email} --role {who.role} --key ~/.ssh/id_ed25519 --reason '...'"
+    """Return the command with which ``who`` signs, in lines that the UI does not cut."""
+    return f"firstlight sign-off {release_id} \\\n  --as {who.email} --role {who.role} \\\n  --key ~/.ssh/id_ed25519 --reason '...'"
 
 
 def _notes(notes: list[dict[str, str]]) -> str:

@@ -161,7 +161,7 @@ def _facts(release: OpenedRelease, evidence: dict[str, dict[str, Any]]) -> dossi
         trainer=f"{release.trainer_name} <{release.trainer_email}>",
         purpose=handed.purpose,
         not_for=handed.not_for,
-        data=f"{handed.data.spectra} spectra, {handed.data.description or handed.data.uri}",
+        data=handed.data.description or f"{handed.data.spectra} spectra, {handed.data.uri}",
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         digests={
             "model": release.model_digest,
