@@ -54,7 +54,12 @@ def _secret_files(settings: Settings) -> Iterator[Path]:
     folder = settings.state / "keys"
     own = sorted(folder.iterdir()) if folder.is_dir() else []
     elsewhere = settings.pipeline_key_path
-    yield from (path for path in [*own, *([] if elsewhere in own else [elsewhere])] if path.is_file() and path.suffix not in _PUBLIC)
+    yield from (path for path in [*own, *([] if elsewhere in own else [elsewhere])] if _holds_secret(path))
+
+
+def _holds_secret(path: Path) -> bool:
+    """A lock file beside a key is empty, and no secret."""
+    return path.is_file() and path.suffix not in _PUBLIC and path.stat().st_size > 0
 
 
 def strangers_are_refused(settings: Settings, *, model: str) -> bool | None:

@@ -17,7 +17,7 @@ from governance.dossier.beside import read_beside
 from governance.dossier.register_picture import register_picture
 from governance.dossier.view import Document, document, sentence, verdict_of
 from governance.errors import EvidenceError
-from governance.register import ANSWERED, CONTRADICTED
+from governance.register import ANSWERED, CONTRADICTED, STATES
 from governance.sshsig import NAMESPACE, WAIVER_NAMESPACE
 
 PAGE_FILE = "dossier.html"
@@ -175,6 +175,7 @@ def render(
             risk=evidence.get("risk"),
             waivers=(evidence.get("risk") or {}).get("waivers") or (),
             register=evidence.get("register"),
+            register_counts=_counted(evidence.get("register")),
             register_pictures=_register_pictures(evidence.get("register")),
             sign_off=evidence.get("sign_off"),
             glass=glass,
@@ -210,10 +211,19 @@ def _looked_through(stage: StageRow, glass: Mapping[str, Any] | None) -> StageRo
     return replace(stage, verdict=BREAK_GLASS) if stage.name == "sign-off" and glass and not glass.get("ratified") else stage
 
 
+def _counted(register: Mapping[str, Any] | None) -> dict[str, dict[str, int]]:
+    """Return function -> state -> how many rows of the register, in the order of the rows."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in (register or {}).get("rows", ()):
+        states = counts.setdefault(row["function"], dict.fromkeys(STATES, 0))
+        states[row["state"]] = states.get(row["state"], 0) + 1
+    return counts
+
+
 def _register_pictures(register: Mapping[str, Any] | None) -> list[Picture]:
     if register is None:
         return []
-    uri = _picture("register", register_picture(register["counts"]["by_function"])).uri
+    uri = _picture("register", register_picture(_counted(register))).uri
     return [Picture(name="register", caption="Subcategories by function: answered, contradicted, without evidence yet", uri=uri)]
 
 

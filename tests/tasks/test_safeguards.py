@@ -34,6 +34,7 @@ def facts(here: Settings, folder: Path) -> dict[str, object]:
 def test_a_key_that_others_can_read_is_no_private_key(here: Settings, folder: Path) -> None:
     assert "keys_private" not in facts(here, folder)
     key = ensure_key(here.pipeline_key_path)
+    key.with_name(".model-keys.yaml.lock").touch(0o644)
     assert facts(here, folder)["keys_private"] is True
     key.chmod(0o640)
     assert facts(here, folder)["keys_private"] is False
