@@ -4,10 +4,12 @@ Canonical JSON here is sorted keys, no white space, UTF-8, no NaN or infinity (R
 strings, integers, booleans, null, lists, objects, and floats in Python's shortest round-trip form).
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +23,19 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def regular(path: str, flags: int) -> int:
+    """Open a plain file, for ``open(…, opener=regular)``. Raises OSError for a pipe or device, which could keep its reader waiting for ever."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is no plain file", path)
+
+
 def sha256_file(path: Path | str) -> str:
-    """Return the sha256 of the file's bytes as 64 lower-case hex digits. Raises OSError when it cannot be read."""
+    """Return the sha256 of the file's bytes as 64 lower-case hex digits. Raises OSError when it cannot be read, or is no plain file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=regular) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

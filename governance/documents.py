@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from firstlight.digest import regular
 from firstlight.errors import RefusedError
 from governance.errors import GovernanceError
 
@@ -24,7 +25,7 @@ def read_bounded(path: Path, error: type[GovernanceError], *, limit: int = SIZE_
     if path.is_symlink():
         raise error(f"{path} must be a file of its own, found a symbolic link: put the file itself there")
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=regular) as stream:
             data = stream.read(limit + 1)
     except OSError as problem:
         raise error(f"{path} must be a readable file, found: {problem.strerror or problem}") from problem

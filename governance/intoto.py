@@ -130,7 +130,10 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
             continue
         if path.is_symlink():
             raise EvidenceError(f"a release folder must hold files of its own, found the symbolic link {name!r}: copy the file there")
-        yield name, sha256_file(path)
+        try:
+            yield name, sha256_file(path)
+        except OSError as problem:
+            raise EvidenceError(f"a release folder must hold files that can be read, {name!r} cannot: {problem.strerror}") from problem
 
 
 def _own_key(folder: Path) -> tuple[PublicKey, ...]:

@@ -13,7 +13,7 @@ from firstlight.chain import ChainKey
 from governance import ledger, papers
 from governance.approvers import Approvers
 from governance.errors import GovernanceError
-from governance.evidence import evidence_path
+from governance.evidence import EVIDENCE_FOLDER, evidence_path
 from governance.intoto import BUNDLE_FILE, PUBLIC_KEY_FILE
 from governance.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from governance.model_keys import ModelKeys
@@ -27,6 +27,8 @@ from governance.verify_model import check_model_file, check_model_folder
 from governance.verify_papers import check_bundle, check_papers, check_register, check_signed, own_keys, release_facts
 from governance.verify_people import DECISION, check_decision, check_waivers, read_people, recorded_decision
 
+_RELEASE = (MANIFEST_FILE, SUBJECT_FILE, EVIDENCE_FOLDER)
+"""What only a release folder has."""
 _MADE = (BUNDLE_FILE, SIGNATURE_FILE, papers.FOLDER, PART)
 """What the pipeline adds to a release folder; where one is there, all must be."""
 
@@ -68,7 +70,7 @@ def examine(
     folder it was registered from, when you have them. ``now``: the moment by which revocations and overdue ratifications are judged (default: the present).
     """
     notes, given = Notes(), trust or Trust()
-    if (folder / ledger.ENTRIES_FILE).exists() and not (folder / MANIFEST_FILE).exists():
+    if (folder / ledger.ENTRIES_FILE).exists() and not any((folder / name).exists() for name in _RELEASE):
         check_export(folder, trusted=given.pipeline, keys=given.ledger, notes=notes)
         return notes.closed()
     check_manifest(folder, notes)

@@ -1,6 +1,7 @@
 """What the pipeline made of a release and signed: every way of changing a copy of it is found, and its place is named."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -267,6 +268,19 @@ def test_junk_in_the_ledger_is_a_finding_and_never_a_traceback(release: Path, wh
         assert found(whole)
     (release / "ledger" / "entries.jsonl").write_bytes(junk)
     assert "the last line of ledger/entries.jsonl must be a ledger entry" in found(release)
+
+
+@pytest.mark.parametrize("name", ["evidence/bias.json", "papers/aisia.html", "approvers.yaml", "ledger/entries.jsonl", "stranger"])
+def test_a_pipe_in_a_release_folder_keeps_nobody_waiting(release: Path, name: str) -> None:
+    (release / name).unlink(missing_ok=True)
+    os.mkfifo(release / name)
+    assert f"{name}: " in found(release)
+
+
+def test_a_release_folder_dressed_as_a_ledger_is_not_verified_as_one(release: Path) -> None:
+    shutil.copytree(release / "ledger", release, dirs_exist_ok=True)
+    (release / "manifest.json").unlink()
+    assert "manifest.json: " in found(release)
 
 
 def test_a_manifest_signed_for_another_purpose_does_not_count(release: Path, finished: Path) -> None:
