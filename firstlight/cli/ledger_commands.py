@@ -46,14 +46,15 @@ def show(
 
 def _table(found: "list[LedgerEntry]") -> Table:
     table = Table(caption="⚿ sealed   ↩ from before there was a ledger", caption_justify="left")
-    for name in ("entry", "", "when (UTC)", "what"):
+    for name in ("entry", "", "when (UTC)"):
         table.add_column(name, no_wrap=True)
-    for name in ("model", "by", "said"):
-        table.add_column(name, overflow="fold")
+    table.add_column("what, and by whom", overflow="fold")
     for entry in found:
         mark = "⚿" if entry.seal else "↩" if entry.adopted else ""
         at = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(str(entry.sequence), mark, at, *(escape(text) for text in (entry.what, entry.model, entry.by, entry.detail)))
+        about = f" · {escape(entry.model)} in {escape(entry.environment)}" if entry.model and entry.environment else ""
+        said = f"[bold]{escape(entry.what)}[/bold] {escape(entry.detail)}\n[dim]{escape(entry.by)}{about}[/dim]"
+        table.add_row(str(entry.sequence), mark, at, said)
     return table
 
 
