@@ -192,11 +192,12 @@ def test_a_candidate_with_wrong_answers_is_turned_back_by_the_canary(house: Hous
 
 
 def test_a_second_model_replaces_the_first_without_losing_a_request_and_goes_back(house: House, first: First) -> None:
-    # Given a better model that waits and is signed
+    # Given a better model that waits, and cannot wait for who would have to sign
     better = house.handoff(BETTER)
     assert releasing.release(house.settings, str(better)) == releasing.WAITING
+    release = house.open_release()
     with asking(house) as asked:
-        assert house.sign(house.open_release()).returncode == 0  # from here on the worker goes on by itself
+        assert house.break_glass(release).returncode == 0  # from here on the worker goes on by itself
         # When its server is killed in the middle of the canary, and somebody starts another release meanwhile
         running = house.start("release", better)
         until(lambda: house.canary_weight() == 50, seconds=90, every=0.01, what="the canary gets half of the requests")
@@ -227,6 +228,25 @@ def test_a_second_model_replaces_the_first_without_losing_a_request_and_goes_bac
     aliases = house.registry().aliases(toy.NAME)
     assert aliases["champion"] == "1"
     assert "candidate" not in aliases
+    assert_ratified_afterwards(house, release)
+
+
+def assert_ratified_afterwards(house: House, release: str) -> None:
+    """What went on by break-glass verifies, says so, and is resolved by who would have had to sign, after its release has ended."""
+    folder = house.settings.folder("releases", release)
+
+    def stands() -> tuple[int, bool, bool]:
+        recorded = json.loads((folder / "evidence" / "sign_off.json").read_bytes())["break_glass"]["ratified"]
+        with house.store() as records:
+            (incident,) = (one for one in records.incidents("local", toy.NAME) if one.cause == f"break-glass:{release}")
+        return verifying.verify(house.settings, folder), recorded, incident.is_open
+
+    assert stands() == (0, False, True)
+    assert "Not ratified" in (folder / "dossier.html").read_text()
+    ratified = house.sign(release)
+    assert ratified.stdout.splitlines()[-1].startswith("ratified; its incident is resolved, and the dossier says so: "), ratified.stderr
+    assert stands() == (0, True, False)
+    assert "Not ratified" not in (folder / "dossier.html").read_text()
 
 
 @dataclass
