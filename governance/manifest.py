@@ -70,3 +70,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not good or not all(isinstance(entry, dict) for entry in document["files"].values()):
         raise EvidenceError(f"{path} must be of format {FORMAT}, found something else: it was changed")
     return dict(document)
+
+
+def lists(folder: Path, name: str) -> bool:
+    """Return whether the manifest of ``folder`` vouches for the file ``name``; one that is not there, or not one, vouches for nothing."""
+    try:
+        return name in read_manifest(folder)["files"]
+    except EvidenceError:
+        return False

@@ -228,7 +228,7 @@ def _changes(signed: SignedOff, present: Present) -> list[Obligation]:
             due_at=None,
             summary=(
                 f"the {what} must be the one release {signed.release} was signed under ({was[:_SHORT]}), found {now[:_SHORT]}: "
-                "a material change; release again under it, or say why the sign-off holds"
+                "a material change; say why the sign-off holds all the same, or release a model under it"
             ),
         )
         for kind, what, was, now in pairs
@@ -249,7 +249,7 @@ def _signer(release: str, approval: Approval, approvers: Approvers) -> Obligatio
             kind=Kind.KEY,
             cause=f"{Kind.KEY}:{release}:{_short(approval.fingerprint)}",
             due_at=_midnight(key.revoked),
-            summary=f"{who} must have signed with a key in force, {approval.fingerprint} was revoked on {key.revoked}: the release must be approved again",
+            summary=f"{who} must have signed with a key in force, {approval.fingerprint} was revoked on {key.revoked}: somebody else must look, and say whether it may go on",
         )
     if person is not None and key is not None and approval.role in person.roles:
         return None
@@ -290,7 +290,7 @@ def _waiver(release: str, waiver: Waived, renewed: datetime | None) -> Obligatio
         due_at=until,
         summary=(
             f"release {release} relies on waiver {waiver.id} for {waiver.scenario}, which ended on {until:%Y-%m-%d}: "
-            "mend the cause and release again, or have the risk waived anew with `firstlight waive`"
+            "mend the cause and release a model that needs none, or have the risk waived anew with `firstlight waive`"
         ),
     )
 

@@ -23,6 +23,7 @@ from governance.dossier import page as dossier
 from governance.dossier.index import IndexRow, render_index
 from governance.dossier.rollout_picture import Ending, rollout_picture
 from governance.evidence import read_evidence
+from governance.manifest import lists
 from governance.register import filling as register
 from models import evaluation, handoff
 from rollout.errors import ReleaseClosed
@@ -84,7 +85,9 @@ def _end(records: Store, release: OpenedRelease, verdict: Verdict) -> str:
 
 
 def settled(release: OpenedRelease) -> Outcome:
-    """Return the end of a run that found its model champion already."""
+    """Return the end of a run that found its model champion already; a dossier that its own run could not write any more is written now."""
+    if release.evidence("promotion").is_file() and not lists(Path(release.folder), "evidence/promotion.json"):
+        write_dossier(release)
     return Outcome(
         release_id=release.id,
         verdict=Verdict.PASS,
