@@ -4,7 +4,6 @@ The store keeps one open incident for each (environment, model, cause), so that 
 an event once, so that telling it again is too.
 """
 
-import logging
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from firstlight.settings import Settings
@@ -14,8 +13,6 @@ from tasks import journal
 
 OPENED = "firstlight.incident.opened"
 """The Prefect event of an incident; its resource is ``firstlight.incident.<id>``, related to ``firstlight.model.<name>``."""
-
-_LOG = logging.getLogger(__name__)
 
 
 def open_incident(
@@ -50,7 +47,6 @@ def open_incident(
 def tell(settings: Settings, incident: Incident) -> None:
     """Write an incident into the journal and, where there is a Prefect server to tell, emit its event. Never raises for want of a listener."""
     journal.note(settings, about=incident.id, stage="incident", event="opened", summary=f"{incident.severity.value}: {incident.summary}")
-    _LOG.warning("%s (%s): %s", incident.id, incident.severity.value, incident.summary)
     if _has_listener():
         _emit(incident)
 
@@ -85,6 +81,13 @@ def _emit(incident: Incident) -> None:
         },
         id=event_id(incident),
     )
+
+
+def flush() -> None:
+    """Wait a few seconds for events that are on their way to Prefect: a command that ends at once would lose them."""
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=5)
 
 
 def event_id(incident: Incident) -> UUID:

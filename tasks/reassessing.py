@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
@@ -100,7 +100,10 @@ def look_again(model: str) -> Looked:
     """Look once, as a step of a flow."""
     settings = settings_module.current()
     with doors.store(settings) as records:
-        return look(settings, records, model)
+        found = look(settings, records, model)
+    for one in found.opened:
+        get_run_logger().warning("opened %s (%s): %s", one.id, one.severity.value, one.summary)
+    return found
 
 
 def look(settings: Settings, records: Store, model: str, *, now: datetime | None = None) -> Looked:

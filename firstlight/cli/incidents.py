@@ -93,11 +93,13 @@ def check(settings: Settings, model: str | None, *, as_json: bool) -> int:
 
     Plane(settings).find_server()  # before Prefect is imported: what is opened here is told to whoever listens there
 
-    from tasks import reassessing
+    from tasks import incidents, reassessing
     from tasks.doors import store
 
     with store(settings) as records:
         found = reassessing.look(settings, records, model or settings.model)
+    if found.opened:
+        incidents.flush()
     if as_json:
         print(json.dumps(found.to_dict(), indent=2, sort_keys=True))  # noqa: T201 - JSON for programs, unwrapped
     else:
