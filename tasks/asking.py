@@ -158,7 +158,8 @@ def may_sign(settings: Settings, asked: Subject, decision: SignOffDecision) -> t
 
 def command(release_id: str, who: MaySign) -> str:
     """Return the command with which ``who`` signs, in lines that the UI does not cut."""
-    return f"firstlight sign-off {release_id} \\\n  --as {who.email} --role {who.role} \\\n  --key ~/.ssh/id_ed25519 --reason '...'"
+    parts = (f"firstlight sign-off {release_id}", f"--as {who.email}", f"--role {who.role} --key ~/.ssh/id_ed25519", "--reason '...'")
+    return " \\\n  ".join(parts)
 
 
 def _notes(notes: list[dict[str, str]]) -> str:
