@@ -12,7 +12,20 @@ from firstlight import settings as settings_module
 from firstlight.cli import app, commands, incident_commands, main, releasing  # noqa: F401 - they register the commands
 from firstlight.cli.showing import stage_table
 
-COMMANDS = ("train", "handoff check", "release", "sign-off", "status", "rollback", "score", "serve", "verify", "up", "demo", "incidents resolve")
+COMMANDS = (
+    "train",
+    "handoff check",
+    "release",
+    "sign-off",
+    "status",
+    "rollback",
+    "score",
+    "serve",
+    "verify",
+    "up",
+    "demo",
+    "incidents resolve",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
