@@ -70,7 +70,7 @@ def check() -> None:
     for one in found:
         console.print(f"WRONG: {one}")
     said = f"{len(found)} things are wrong; docs/ledger.md says what to do" if found else "the chain, its seals and its anchors hold"
-    console.print(f"{entries} entries, {anchors} anchors in {chosen.anchors}: {said}")
+    console.print(f"{entries} entries, {anchors} anchor{'' if anchors == 1 else 's'} in {chosen.anchors}: {said}")
     raise typer.Exit(_FOUND if found else 0)
 
 
