@@ -106,8 +106,9 @@ def _withdraw(settings: Settings, release: OpenedRelease) -> None:
 
 def state(outcome: Outcome) -> State[Any]:
     """Return the run's final state: green only when promoted."""
-    make = Completed if outcome.verdict is Verdict.PASS else Failed
-    return make(name=TITLE[outcome.verdict], message=outcome.summary, data=outcome.model_dump(mode="json"))
+    if outcome.verdict is not Verdict.PASS:  # without data: Prefect takes a failed state's for an exception, and logs a traceback over it
+        return Failed(name=TITLE[outcome.verdict], message=outcome.summary)
+    return Completed(name=TITLE[outcome.verdict], message=outcome.summary, data=outcome.model_dump(mode="json"))
 
 
 def write_dossier(release: OpenedRelease) -> Path:

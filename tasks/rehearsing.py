@@ -283,5 +283,6 @@ def publish(found: Rehearsals) -> None:
 def state(found: Rehearsals) -> State[Any]:
     """Return the run's final state: green only when every way back was shown."""
     title = {Verdict.PASS: "Rehearsed", Verdict.FAIL: "No way back", Verdict.CANNOT_TELL: "Cannot tell"}[found.verdict]
-    make = Completed if found.verdict is Verdict.PASS else Failed
-    return make(name=title, message=found.summary, data=found.to_dict())
+    if found.verdict is not Verdict.PASS:  # without data, as in publishing.state
+        return Failed(name=title, message=found.summary)
+    return Completed(name=title, message=found.summary, data=found.to_dict())
