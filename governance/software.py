@@ -55,12 +55,12 @@ class Software:
     packages: tuple[Package, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: PASS whenever the list could be made; what differs from the lock file is said, for the risk rules to judge."""
+        """Plain JSON values: CANNOT_TELL without a lock file to hold the list against; what differs from it is said, for the risk rules to judge."""
         loose = [package for package in self.packages if not package.pinned and package.name != self.root]
         said = "no lock file was found" if self.lock_sha256 is None else f"{len(loose)} not as in the lock file"
         differing = [f"{package.name} {package.version} is not what the lock file names" for package in loose[:_MOST_REASONS]]
         return {
-            "verdict": Verdict.PASS.value,
+            "verdict": (Verdict.CANNOT_TELL if self.lock_sha256 is None else Verdict.PASS).value,
             "summary": f"{self.root} {self.version} on python {self.python} with {len(self.packages) - 1} packages below it, {said}",
             "reasons": differing if self.lock_sha256 is not None else [said],
             "root": self.root,

@@ -1,6 +1,7 @@
 """Facts about who gets in, who may say yes, and where secrets are, found out by trying: they feed the risk rules beside those of ``tasks.drills``.
 
-A fact that could not be tried is left out, and an absent fact earns no maturity.
+A fact that could not be tried is left out, and an absent fact earns no maturity. Two are read, not tried: ``replicas`` is the setting, and where there is no access
+control, that strangers are refused is told by the gateway's address alone.
 """
 
 import ipaddress

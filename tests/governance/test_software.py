@@ -19,6 +19,7 @@ def test_the_packages_below_this_one_are_those_that_are_installed(tmp_path: Path
     assert "attrs" in by_name["jsonschema"].requires
     document = found.to_dict()
     assert (document["lock_sha256"], document["unpinned"], document["reasons"]) == (None, None, ["no lock file was found"])
+    assert document["verdict"] == "cannot tell"
 
 
 def test_what_the_lock_file_does_not_name_is_said(tmp_path: Path) -> None:
