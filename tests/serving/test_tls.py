@@ -60,7 +60,8 @@ def listen():
     for listener in made:
         listener.close()
     made.clear()
-    with warnings.catch_warnings():  # asyncio leaves the socket of a handshake that failed to the garbage collector, who would complain in some later test
+    # asyncio leaves the socket of a handshake that failed to the garbage collector, who would complain in some later test
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
